@@ -1,0 +1,68 @@
+"""The messages that pass between the engine and everything above it: plain values, ready to be serialised.
+
+Requests go down, one `StepEvent` a step comes up for all sequences. Tokens only: the engine knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vivace.batch import Sampling
+from vivace.budget import Timeline
+
+
+class FinishReason(StrEnum):
+    """Why a request ended. The values are those of the OpenAI API where it has one."""
+
+    STOP = "stop"
+    """The model ended its turn, or a stop string or stop token came."""
+    LENGTH = "length"
+    """`max_tokens` or the context was used up."""
+    ABORT = "abort"
+    """The caller gave up."""
+    ERROR = "error"
+    """The step that computed it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to continue.
+
+    `arrived` is the monotonic instant at which the request reached us, `preprocess_ms` what template and
+    tokenizer took of the time since; the engine's own timeline starts after both.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    arrived: float
+    preprocess_ms: float = 0.0
+    cache_salt: str = ""
+    """Prefixes are shared only between requests of equal salt."""
+    score_prompt: bool = False
+    """Also return the log-probability of every prompt token but the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step did for one request."""
+
+    id: str
+    tokens: list[int]
+    """New since the last update. A stop token is included as the last."""
+    finish_reason: FinishReason | None = None
+    """None while it runs; set exactly once, on its last update."""
+    timeline: Timeline | None = None
+    """With the finish reason: the times up to the last token."""
+    cached_tokens: int = 0
+    """With the finish reason: prompt tokens found in the prefix cache."""
+    error: str = ""
+    """With FinishReason.ERROR: what happened, for the one who asked."""
+    prompt_scores: list[float] | None = None
+    """With the first update, when asked for: one log-probability for each prompt token but the first."""
+
+
+StepEvent = list[Update]
+"""Everything one step did, for all requests."""

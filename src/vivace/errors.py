@@ -1,0 +1,68 @@
+"""The exception tree. Every message says what happened and what to do about it.
+
+    VivaceError
+    ├── ConfigError                 a setting or option that cannot be used
+    ├── ModelError
+    │   ├── ModelNotFoundError      no such directory, and no such model on the hub
+    │   ├── CheckpointError         a file is missing, truncated, or contradicts itself
+    │   └── UnsupportedModelError   a sound checkpoint of a kind this engine does not run
+    ├── RequestError                a request that can never be answered as it stands
+    │   └── ContextLengthError      prompt and answer do not fit the model's context
+    ├── EngineError
+    │   ├── QueueFullError          too much is waiting already; try again later
+    │   ├── EngineStoppedError      the engine was closed, or its thread died
+    │   └── StepFailedError         the runner raised while this request was being computed
+    └── NativeError                 the C++ core is missing, or lacks what was asked of it
+"""
+
+
+class VivaceError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class ConfigError(VivaceError):
+    """A setting or option that cannot be used."""
+
+
+class ModelError(VivaceError):
+    """A model could not be loaded."""
+
+
+class ModelNotFoundError(ModelError):
+    """The name is neither a directory, nor an embedded model, nor a model on the hub."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint file is missing, truncated, or contradicts itself."""
+
+
+class UnsupportedModelError(ModelError):
+    """The checkpoint is sound, but of a kind this engine does not run."""
+
+
+class RequestError(VivaceError):
+    """The request can never be answered as it stands."""
+
+
+class ContextLengthError(RequestError):
+    """Prompt and answer together do not fit the model's context."""
+
+
+class EngineError(VivaceError):
+    """The engine could not do what was asked of it now."""
+
+
+class QueueFullError(EngineError):
+    """Too much is waiting already."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine was closed, or its thread died."""
+
+
+class StepFailedError(EngineError):
+    """The runner raised while this request was being computed."""
+
+
+class NativeError(VivaceError):
+    """The C++ core is missing, or lacks what was asked of it."""
