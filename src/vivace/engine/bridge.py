@@ -1,0 +1,314 @@
+"""One thread owns the engine; everyone else sends it messages and gets a stream of updates.
+
+Requests and aborts go down through one queue. One message a step comes up for each asyncio loop that has streams
+open, whatever their number, and is handed out to them there. The messages are plain values: they could as well
+travel to another process.
+
+Knows neither text nor HTTP, and nothing of what the engine decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+
+from vivace.engine.engine import Engine, EngineStats
+from vivace.engine.request import Request, StepEvent, Update
+from vivace.errors import EngineError, EngineStoppedError, RequestError, VivaceError
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the engine's thread does its work."""
+
+    alive: bool
+    stuck_ms: float
+    """Since the step under way began; 0 when idle."""
+    error: str = ""
+    """Why it is not alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Down: the caller gave up."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Down: finish what can be finished until the monotonic instant `until`, give up the rest, and end."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Up: the engine would not take this request."""
+
+    id: str
+    error: VivaceError
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Up: the thread has ended, and nothing follows."""
+
+    cause: str
+
+
+_Down = Request | Abort | Close
+_Up = StepEvent | Refusal | Stopped
+
+
+class EngineThread:
+    """Runs `engine` on a thread of its own from `start` to `close`. The runner stays its owner's to close.
+
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._inbox: SimpleQueue[_Down] = SimpleQueue()
+        self._loops: dict[asyncio.AbstractEventLoop, _Mailroom] = {}
+        self._loops_lock = threading.Lock()
+        self._stats = engine.stats()
+        self._step_began: float | None = None
+        self._refusing = "The engine was not started; call start() first."
+        self._failure = ""
+        self._thread = threading.Thread(target=self._main, name="vivace-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve. Call it once."""
+        self._refusing = ""
+        self._thread.start()
+
+    async def submit(self, request: Request) -> AsyncGenerator[Update, None]:
+        """Send a request, on the first iteration, and yield its updates; a slow reader gets them merged.
+
+        Closing or cancelling the iterator aborts the request. Raises `QueueFullError`, `RequestError` or
+        `ContextLengthError` when the engine refuses the request, `EngineStoppedError` when it has ended or ends.
+        """
+        mailroom = self._mailroom()
+        stream = mailroom.open(request.id)
+        self._tell(request)
+        if self._refusing:  # looked at after the request was sent: whoever sets it sees this stream, or is seen here
+            mailroom.discard(request.id)
+            self.abort(request.id)
+            raise EngineStoppedError(self._refusing)
+        try:
+            while not stream.finished:
+                yield await stream.take()
+        finally:
+            if not stream.finished:
+                self.abort(request.id)
+
+    def abort(self, id: str) -> None:
+        """Give up a request; nothing happens if it has ended. Any thread may call this."""
+        self._tell(Abort(id))
+
+    def stats(self) -> EngineStats:
+        """As of the last step."""
+        return self._stats
+
+    def health(self) -> Health:
+        began = self._step_began
+        return Health(
+            alive=self._thread.is_alive() and not self._failure,
+            stuck_ms=0.0 if began is None else (self._clock() - began) * 1000,
+            error=self._failure or self._refusing,
+        )
+
+    def close(self, drain_ms: float = 0.0, join_ms: float = 10_000.0) -> None:
+        """Refuse new requests, let those under way finish for up to `drain_ms`, abort the rest, and end the thread.
+
+        Blocks; on a server's loop call it through `asyncio.to_thread`. Raises `EngineError` if a step does not
+        return within another `join_ms`.
+        """
+        self._refusing = self._refusing or "The engine is closed; it takes no more requests."
+        if not self._thread.is_alive():
+            return
+        self._tell(Close(self._clock() + drain_ms / 1000))
+        self._thread.join((drain_ms + join_ms) / 1000)
+        if self._thread.is_alive():
+            self._failure = f"A step has been running for {self.health().stuck_ms:.0f} ms; end the process."
+            self._send(Stopped(self._failure))
+            raise EngineError(f"The engine did not stop. {self._failure}")
+
+    def _tell(self, message: _Down) -> None:
+        self._inbox.put(message)
+        self._engine.interrupt()
+
+    def _mailroom(self) -> _Mailroom:
+        loop = asyncio.get_running_loop()
+        mailroom = self._loops.get(loop)
+        if mailroom is None:
+            mailroom = _Mailroom(loop)
+            with self._loops_lock:
+                self._loops[loop] = mailroom
+        return mailroom
+
+    # What follows runs on the engine's thread.
+
+    def _main(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self._failure = f"The engine's thread died of {type(error).__name__}: {error}"
+            self._refusing = self._failure
+        self._step_began = None
+        self._send(Stopped(self._refusing))
+
+    def _serve(self) -> None:
+        close: Close | None = None
+        while close is None or (self._engine.has_work and self._clock() < close.until):
+            for message in self._receive(wait=not self._engine.has_work):
+                if isinstance(message, Close):
+                    close = message
+                else:
+                    self._handle(message)
+            self._step()
+        self._engine.abort_all()
+        self._step()
+
+    def _receive(self, wait: bool) -> list[_Down]:
+        """All messages that have come; with `wait`, at least one."""
+        messages = [self._inbox.get()] if wait else []
+        try:
+            while True:
+                messages.append(self._inbox.get_nowait())
+        except Empty:
+            return messages
+
+    def _handle(self, message: Request | Abort) -> None:
+        if isinstance(message, Abort):
+            self._engine.abort(message.id)
+            return
+        try:
+            self._engine.add(message)
+        except VivaceError as error:
+            self._send(Refusal(message.id, error))
+
+    def _step(self) -> None:
+        if self._engine.has_work:
+            self._step_began = self._clock()
+            event = self._engine.step()
+            self._step_began = None
+            if event:
+                self._send(event)
+        self._stats = self._engine.stats()
+
+    def _send(self, message: _Up) -> None:
+        for loop, mailroom in tuple(self._loops.items()):
+            if not mailroom.post(message):
+                self._forget(loop, mailroom)
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, mailroom: _Mailroom) -> None:
+        """A loop was closed with streams open: nobody will read them."""
+        with self._loops_lock:
+            self._loops.pop(loop, None)
+        for id in mailroom.ids():
+            self._inbox.put(Abort(id))
+
+
+class _Mailroom:
+    """The streams of one loop. `post` is for the engine's thread, everything else for the loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._streams: dict[str, _Stream] = {}
+        self._messages: deque[_Up] = deque()
+        self._scheduled = False
+
+    def open(self, id: str) -> _Stream:
+        if id in self._streams:
+            raise RequestError(f"A request with the id {id!r} is under way already; give each its own id.")
+        stream = self._streams[id] = _Stream()
+        return stream
+
+    def discard(self, id: str) -> None:
+        self._streams.pop(id, None)
+
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self._streams)
+
+    def post(self, message: _Up) -> bool:
+        """Leave a message, and wake the loop unless it is being woken already; False if the loop is closed."""
+        if not self._streams:
+            return not self._loop.is_closed()
+        self._messages.append(message)
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._distribute)
+            except RuntimeError:
+                return False
+        return True
+
+    def _distribute(self) -> None:
+        self._scheduled = False
+        while self._messages:
+            message = self._messages.popleft()
+            if isinstance(message, list):
+                for update in message:
+                    self._deliver(update)
+            elif isinstance(message, Refusal):
+                self._end(message.id, message.error)
+            else:
+                for id in self.ids():
+                    self._end(id, EngineStoppedError(message.cause))
+
+    def _deliver(self, update: Update) -> None:
+        stream = self._streams.get(update.id)
+        if stream is not None:  # None: another loop's
+            stream.put(update)
+            if update.finish_reason is not None:
+                del self._streams[update.id]
+
+    def _end(self, id: str, error: Exception) -> None:
+        stream = self._streams.pop(id, None)
+        if stream is not None:
+            stream.end(error)
+
+
+class _Stream:
+    """What has come for one request and is not read yet: at most one update, however slow the reader."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        """Everything was taken, or the end was raised."""
+        self._update: Update | None = None
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+
+    def put(self, update: Update) -> None:
+        held = self._update
+        if held is not None:
+            held.tokens.extend(update.tokens)
+            scores = held.prompt_scores if held.prompt_scores is not None else update.prompt_scores
+            update = replace(update, tokens=held.tokens, prompt_scores=scores)
+        self._update = update
+        self._news.set()
+
+    def end(self, error: Exception) -> None:
+        self._error = error
+        self._news.set()
+
+    async def take(self) -> Update:
+        """Wait for the next update. Raises the error the stream ended with, once no update is left."""
+        await self._news.wait()
+        update, self._update = self._update, None
+        if update is None:
+            assert self._error is not None
+            self.finished = True
+            raise self._error
+        self.finished = update.finish_reason is not None
+        if self._error is None:
+            self._news.clear()
+        return update

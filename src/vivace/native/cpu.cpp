@@ -1,0 +1,46 @@
+#include "cpu.h"
+
+#include <stdexcept>
+
+namespace vivace {
+namespace {
+
+struct Choice {
+  const Kernels* kernels;
+  bool (*runs_here)();
+};
+
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+const Choice choices[] = {
+#if defined(__x86_64__)
+    {&kernels_avx512, has_avx512},
+#endif
+    {&kernels_portable, [] { return true; }},
+};
+
+}  // namespace
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Choice& choice : choices)
+    if (choice.runs_here()) names.emplace_back(choice.kernels->name);
+  return names;
+}
+
+const Kernels& select_kernels(const std::string& name) {
+  std::string known;
+  for (const Choice& choice : choices) {
+    if (choice.runs_here() && (name.empty() || name == choice.kernels->name)) return *choice.kernels;
+    if (choice.runs_here()) known += std::string(known.empty() ? "" : ", ") + choice.kernels->name;
+  }
+  throw std::invalid_argument("instruction set '" + name + "' cannot run here; this machine runs: " + known);
+}
+
+}  // namespace vivace

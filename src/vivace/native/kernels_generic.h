@@ -1,0 +1,423 @@
+// Every kernel once, written over the sixteen lanes of a simd_*.h. Each kernels_*.cpp includes a simd_*.h and then this
+// file inside its own anonymous namespace, so no two instruction sets can share a symbol. No standard library here:
+// its inline functions would be compiled for one instruction set and linked into all.
+
+inline int smaller(int a, int b) { return a < b ? a : b; }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Elementary functions
+
+// e^x to about 2 units in the last place; 0 below -87. Range reduction to |r| <= ln(2)/2, then a Taylor-like polynomial
+// (coefficients of Cephes' expf, Moshier).
+inline Floats exponential(Floats x) {
+  const Floats clamped = min(max(x, broadcast(-87.0f)), broadcast(88.0f));
+  const Floats n = round_to_even(clamped * broadcast(1.44269504088896341f));
+  Floats r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  Floats p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p, r * r, r) + broadcast(1.0f);
+  return zero_where_below(scale_by_power_of_two(p, n), x, -87.0f);
+}
+
+inline Floats sigmoid(Floats x) { return broadcast(1.0f) / (broadcast(1.0f) + exponential(zero() - x)); }
+
+// 1 - polynomial * e^(-x^2), error below 1.5e-7 (Abramowitz and Stegun 7.1.26).
+inline Floats error_function(Floats x) {
+  const Floats magnitude = absolute(x);
+  const Floats t = broadcast(1.0f) / fma(magnitude, broadcast(0.3275911f), broadcast(1.0f));
+  Floats p = broadcast(1.061405429f);
+  p = fma(p, t, broadcast(-1.453152027f));
+  p = fma(p, t, broadcast(1.421413741f));
+  p = fma(p, t, broadcast(-0.284496736f));
+  p = fma(p, t, broadcast(0.254829592f));
+  const Floats tail = p * t * exponential(zero() - magnitude * magnitude);
+  return copy_sign(broadcast(1.0f) - tail, x);
+}
+
+inline Floats apply(Activation activation, Floats x) {
+  if (activation == Activation::silu) return x * sigmoid(x);
+  if (activation == Activation::gelu)
+    return broadcast(0.5f) * x * (broadcast(1.0f) + error_function(x * broadcast(0.70710678118654752f)));
+  // tanh(y) = 2 sigmoid(2y) - 1, so 0.5 x (1 + tanh(y)) = x sigmoid(2y)
+  const Floats y = x * fma(x * x, broadcast(0.044715f * 0.7978845608028654f), broadcast(0.7978845608028654f));
+  return x * sigmoid(y + y);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Linear layers
+
+// Writes Rows x Blocks totals, after adding the bias and, if asked, what `out` holds.
+template <int Rows, int Blocks>
+inline void write_tile(Floats (&total)[Rows][Blocks], const LinearWeights& w, int block, const LinearTile& tile, int row) {
+  for (int r = 0; r < Rows; r++) {
+    float* out = tile.out + (row - tile.first_row) * tile.out_stride + (block - tile.first_block) * lanes;
+    for (int b = 0; b < Blocks; b++, out += lanes) {
+      Floats value = total[r][b];
+      if (w.bias) value = value + load(w.bias + (block + b) * lanes);
+      const int outputs = smaller(lanes, w.outputs - (block + b) * lanes);
+      if (outputs == lanes) {
+        store(out, tile.accumulate ? load(out) + value : value);
+      } else {
+        store_first(out, tile.accumulate ? load_first(out, outputs) + value : value, outputs);
+      }
+    }
+  }
+}
+
+template <int Rows, int Blocks>
+void multiply_f32_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes;
+  const float* weights = static_cast<const float*>(w.weights) + block * block_size;
+  const float* values = x.values + row * x.value_stride;
+  Floats total[Rows][Blocks];
+  for (int r = 0; r < Rows; r++)
+    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  for (int k = 0; k < w.inputs; k++) {
+    Floats column_weights[Blocks];
+    for (int b = 0; b < Blocks; b++) column_weights[b] = load(weights + b * block_size + k * lanes);
+    for (int r = 0; r < Rows; r++) {
+      const Floats value = broadcast(values[r * x.value_stride + k]);
+      for (int b = 0; b < Blocks; b++) total[r][b] = fma(value, column_weights[b], total[r][b]);
+    }
+  }
+  write_tile(total, w, block, tile, row);
+}
+
+// Adds the inputs that quantize_row left in float.
+template <int Rows, int Blocks>
+inline void add_outliers(Floats (&total)[Rows][Blocks], const std::uint8_t* codes, std::ptrdiff_t block_size,
+                         const Activations& x, int row) {
+  for (int r = 0; r < Rows; r++) {
+    const std::int32_t* inputs = x.outlier_inputs + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
+    const float* values = x.outlier_values + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
+    for (int i = 0; i < x.outliers[row + r]; i++) {
+      const Floats value = broadcast(values[i]);
+      for (int b = 0; b < Blocks; b++) {
+        const std::uint8_t* four = codes + b * block_size + static_cast<std::ptrdiff_t>(inputs[i] / 4) * 64;
+        total[r][b] = fma(value, column(four, inputs[i] % 4), total[r][b]);
+      }
+    }
+  }
+}
+
+template <int Rows, int Blocks>
+void multiply_int8_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes;
+  const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
+  const std::int8_t* inputs = x.codes + row * x.code_stride;
+  Floats total[Rows][Blocks];
+  for (int r = 0; r < Rows; r++)
+    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  for (int group = 0; group < w.padded_inputs; group += activation_group) {
+    const int end = smaller(group + activation_group, w.padded_inputs);
+    Ints acc[Rows][Blocks];
+    for (int r = 0; r < Rows; r++) {
+      const std::int32_t* sums = x.sums + (row + r) * x.sum_stride;
+      std::int32_t code_sum = 0;
+      for (int k = group; k < end; k += sum_group) code_sum += sums[k / sum_group];
+      for (int b = 0; b < Blocks; b++) acc[r][b] = dot_start(code_sum);
+    }
+    for (int k = group; k < end; k += 4) {
+      Codes four[Blocks];
+      for (int b = 0; b < Blocks; b++) four[b] = load_codes(codes + b * block_size + k * lanes);
+      for (int r = 0; r < Rows; r++)
+        for (int b = 0; b < Blocks; b++) acc[r][b] = dot(acc[r][b], four[b], inputs + r * x.code_stride + k);
+    }
+    for (int r = 0; r < Rows; r++) {
+      const Floats scale = broadcast(x.scales[(row + r) * x.scale_stride + group / activation_group]);
+      for (int b = 0; b < Blocks; b++) total[r][b] = fma(to_floats(acc[r][b]), scale, total[r][b]);
+    }
+  }
+  add_outliers(total, codes, block_size, x, row);
+  for (int b = 0; b < Blocks; b++) {
+    const Floats scale = load(w.scales + (block + b) * lanes);
+    for (int r = 0; r < Rows; r++) total[r][b] = total[r][b] * scale;
+  }
+  write_tile(total, w, block, tile, row);
+}
+
+using LinearBlock = void (*)(const LinearWeights&, const Activations&, const LinearTile&, int block, int row);
+
+// Covers a tile with register blocks, `table[rows - 1][blocks - 1]` computing rows x blocks of them.
+template <int MaxRows, int MaxBlocks>
+inline void cover(const LinearBlock (&table)[MaxRows][MaxBlocks], const LinearWeights& w, const Activations& x,
+                  const LinearTile& tile) {
+  const int last_block = tile.first_block + tile.blocks, last_row = tile.first_row + tile.rows;
+  for (int block = tile.first_block; block < last_block; block += MaxBlocks) {
+    const int blocks = smaller(MaxBlocks, last_block - block);
+    for (int row = tile.first_row; row < last_row; row += MaxRows)
+      table[smaller(MaxRows, last_row - row) - 1][blocks - 1](w, x, tile, block, row);
+  }
+}
+
+void multiply_f32(const LinearWeights& w, const Activations& x, const LinearTile& tile) {
+#define ROW(r) {multiply_f32_block<r, 1>, multiply_f32_block<r, 2>, multiply_f32_block<r, 3>, multiply_f32_block<r, 4>}
+  static constexpr LinearBlock table[6][4] = {ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)};
+#undef ROW
+  cover(table, w, x, tile);
+}
+
+void multiply_int8(const LinearWeights& w, const Activations& x, const LinearTile& tile) {
+#define ROW(r) {multiply_int8_block<r, 1>, multiply_int8_block<r, 2>, multiply_int8_block<r, 3>, multiply_int8_block<r, 4>}
+  static constexpr LinearBlock table[6][4] = {ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)};
+#undef ROW
+  cover(table, w, x, tile);
+}
+
+// An input is an outlier when it is more than this many times its group's mean magnitude: rare in a row that is not
+// ruined by it, and then its group's step stays near an eighth of that mean.
+constexpr float outlier_ratio = 16.0f;
+
+struct GroupSize {
+  float largest, mean;
+};
+
+inline GroupSize measure_group(const float* x, int size) {
+  Floats largest_lane = zero(), total = zero();
+  int i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    const Floats magnitude = absolute(load(x + i));
+    largest_lane = max(largest_lane, magnitude);
+    total = total + magnitude;
+  }
+  if (i < size) {
+    const Floats magnitude = absolute(load_first(x + i, size - i));
+    largest_lane = max(largest_lane, magnitude);
+    total = total + magnitude;
+  }
+  return {largest(largest_lane), sum(total) / static_cast<float>(size)};
+}
+
+// Lists the inputs of a group above `bound` and returns the largest of the others; lists none if there is no room.
+inline float take_outliers(const float* x, int first, int size, float bound, int row, const Activations& out) {
+  std::int32_t* inputs = out.outlier_inputs + static_cast<std::ptrdiff_t>(row) * max_outliers;
+  float* values = out.outlier_values + static_cast<std::ptrdiff_t>(row) * max_outliers;
+  int count = out.outliers[row];
+  float largest_rest = 0;
+  for (int i = 0; i < size; i++) {
+    const float magnitude = __builtin_fabsf(x[i]);
+    if (magnitude <= bound) {
+      largest_rest = magnitude > largest_rest ? magnitude : largest_rest;
+      continue;
+    }
+    if (count == max_outliers) return -1;
+    inputs[count] = first + i;
+    values[count++] = x[i];
+  }
+  out.outliers[row] = count;
+  return largest_rest;
+}
+
+void quantize_row(const float* x, int inputs, int padded_inputs, int row, const Activations& out) {
+  std::int8_t* codes = out.codes + row * out.code_stride;
+  std::int32_t* sums = out.sums + row * out.sum_stride;
+  float* scales = out.scales + row * out.scale_stride;
+  out.outliers[row] = 0;
+  for (int first = 0; first < padded_inputs; first += activation_group) {
+    const int end = smaller(first + activation_group, padded_inputs), size = smaller(inputs, end) - first;
+    const GroupSize measured = measure_group(x + first, size);
+    float top = measured.largest;
+    const int listed = out.outliers[row];
+    if (top > outlier_ratio * measured.mean) {
+      const float rest = take_outliers(x + first, first, size, outlier_ratio * measured.mean, row, out);
+      if (rest >= 0) top = rest;
+    }
+    scales[first / activation_group] = top / 127.0f;
+    const Floats inverse = broadcast(top > 0 ? 127.0f / top : 0.0f), bound = broadcast(127.0f);
+    for (int k = first; k < end; k += sum_group) {
+      std::int32_t code_sum = 0;
+      for (int half = k; half < k + sum_group; half += lanes) {
+        const int left = inputs - half;
+        const Floats value = left >= lanes ? load(x + half) : load_first(x + half, left > 0 ? left : 0);
+        code_sum += store_codes(codes + half, max(min(value * inverse, bound), zero() - bound));
+      }
+      sums[k / sum_group] = code_sum;
+    }
+    for (int i = listed; i < out.outliers[row]; i++) {
+      const int k = out.outlier_inputs[static_cast<std::ptrdiff_t>(row) * max_outliers + i];
+      sums[k / sum_group] -= codes[k];
+      codes[k] = 0;
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Attention
+
+inline const float* step(const float* p, std::ptrdiff_t n) { return p + n; }
+inline const std::uint16_t* step(const std::uint16_t* p, std::ptrdiff_t n) { return p + n; }
+
+// scores[q][t] = query q . key t for every block that some query sees; -infinity where q itself does not.
+template <class Element, int Queries>
+void score_blocks(const AttentionTask& task, int first_query, int first_block, int last_block, float* highest) {
+  Floats highest_lane[Queries];
+  for (int q = 0; q < Queries; q++) highest_lane[q] = broadcast(-__builtin_inff());
+  for (int block = first_block; block <= last_block; block++) {
+    const Element* keys = step(static_cast<const Element*>(task.keys), task.table[block] * task.block_stride);
+    Floats dots[Queries];
+    for (int q = 0; q < Queries; q++) dots[q] = zero();
+    for (int d = 0; d < task.head_dim; d++) {
+      const Floats key = load(keys + d * lanes);
+      for (int q = 0; q < Queries; q++) dots[q] = fma(broadcast(task.query[first_query + q][d]), key, dots[q]);
+    }
+    for (int q = 0; q < Queries; q++) {
+      float* scores = task.scores + (first_query + q) * task.score_stride + block * lanes;
+      const int from = task.first[first_query + q] - block * lanes, to = task.last[first_query + q] - block * lanes;
+      store(scores, dots[q]);
+      if (from > 0 || to < lanes - 1) {
+        for (int t = 0; t < lanes; t++)
+          if (t < from || t > to) scores[t] = -__builtin_inff();
+        dots[q] = load(scores);
+      }
+      highest_lane[q] = max(highest_lane[q], dots[q]);
+    }
+  }
+  for (int q = 0; q < Queries; q++) highest[q] = largest(highest_lane[q]);
+}
+
+// Turns scores into e^(score - highest) and returns their sum.
+inline float exponentiate(float* scores, int first_block, int last_block, float highest) {
+  Floats total = zero();
+  for (int block = first_block; block <= last_block; block++) {
+    const Floats weight = exponential(load(scores + block * lanes) - broadcast(highest));
+    store(scores + block * lanes, weight);
+    total = total + weight;
+  }
+  return sum(total);
+}
+
+// out = sum over tokens of weight x value, for Vectors x 16 dimensions from `first_dim` on.
+template <class Element, int Queries, int Vectors>
+void mix_values(const AttentionTask& task, int first_query, int first, int last, int first_dim, const float* scale) {
+  Floats total[Queries][Vectors];
+  for (int q = 0; q < Queries; q++)
+    for (int i = 0; i < Vectors; i++) total[q][i] = zero();
+  for (int token = first; token <= last;) {
+    const int block = token / lanes;
+    const Element* values =
+        step(static_cast<const Element*>(task.values), task.table[block] * task.block_stride + first_dim);
+    const int end = smaller(last, block * lanes + lanes - 1);
+    for (; token <= end; token++) {
+      const Element* value = values + (token - block * lanes) * task.padded_head_dim;
+      Floats loaded[Vectors];
+      for (int i = 0; i < Vectors; i++) loaded[i] = load(value + i * lanes);
+      for (int q = 0; q < Queries; q++) {
+        const Floats weight = broadcast(task.scores[(first_query + q) * task.score_stride + token]);
+        for (int i = 0; i < Vectors; i++) total[q][i] = fma(weight, loaded[i], total[q][i]);
+      }
+    }
+  }
+  for (int q = 0; q < Queries; q++)
+    for (int i = 0; i < Vectors; i++) {
+      const int dim = first_dim + i * lanes, count = smaller(lanes, task.head_dim - dim);
+      store_first(task.out[first_query + q] + dim, total[q][i] * broadcast(scale[q]), count);
+    }
+}
+
+template <class Element, int Queries>
+void attend_queries(const AttentionTask& task, int first_query) {
+  int first = task.first[first_query], last = task.last[first_query];
+  for (int q = 1; q < Queries; q++) {
+    first = smaller(first, task.first[first_query + q]);
+    last = last > task.last[first_query + q] ? last : task.last[first_query + q];
+  }
+  const int first_block = first / lanes, last_block = last / lanes;
+  float highest[Queries], scale[Queries];
+  score_blocks<Element, Queries>(task, first_query, first_block, last_block, highest);
+  for (int q = 0; q < Queries; q++)
+    scale[q] = 1.0f / exponentiate(task.scores + (first_query + q) * task.score_stride, first_block, last_block, highest[q]);
+  int dim = 0;
+  for (; dim + 4 * lanes <= task.padded_head_dim; dim += 4 * lanes)
+    mix_values<Element, Queries, 4>(task, first_query, first, last, dim, scale);
+  for (; dim < task.padded_head_dim; dim += lanes) mix_values<Element, Queries, 1>(task, first_query, first, last, dim, scale);
+}
+
+template <class Element>
+void attend(const AttentionTask& task) {
+  int q = 0;
+  for (; q + 4 <= task.queries; q += 4) attend_queries<Element, 4>(task, q);
+  if (task.queries - q == 3) attend_queries<Element, 3>(task, q);
+  if (task.queries - q == 2) attend_queries<Element, 2>(task, q);
+  if (task.queries - q == 1) attend_queries<Element, 1>(task, q);
+}
+
+void store_f16_strided(const float* values, int count, std::uint16_t* out, std::ptrdiff_t out_stride) {
+  const Floats bound = broadcast(65504.0f);  // the largest f16: never infinity, whatever the model does
+  for (int i = 0; i < count; i += lanes) {
+    const int left = smaller(lanes, count - i);
+    std::uint16_t halves[lanes];
+    store_f16(halves, max(min(load_first(values + i, left), bound), zero() - bound));
+    for (int j = 0; j < left; j++) out[(i + j) * out_stride] = halves[j];
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Rows
+
+template <class Body>
+inline void for_lanes(int size, Body body) {
+  for (int i = 0; i < size; i += lanes) body(i, smaller(lanes, size - i));
+}
+
+void rms_norm(const float* x, const float* weight, int size, float epsilon, float* out) {
+  Floats squares = zero();
+  for_lanes(size, [&](int i, int count) {
+    const Floats value = load_first(x + i, count);
+    squares = fma(value, value, squares);
+  });
+  const Floats scale = broadcast(1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(size) + epsilon));
+  for_lanes(size, [&](int i, int count) {
+    store_first(out + i, load_first(x + i, count) * scale * load_first(weight + i, count), count);
+  });
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, int size, float epsilon, float* out) {
+  Floats total = zero();
+  for_lanes(size, [&](int i, int count) { total = total + load_first(x + i, count); });
+  const float mean = sum(total) / static_cast<float>(size);
+  float variance = 0;
+  for (int i = 0; i < size; i++) variance += (x[i] - mean) * (x[i] - mean);
+  const float scale = 1.0f / __builtin_sqrtf(variance / static_cast<float>(size) + epsilon);
+  for (int i = 0; i < size; i++) out[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0.0f);
+}
+
+void activate(Activation activation, const float* gate, const float* up, int size, std::ptrdiff_t in_stride, float* out) {
+  for_lanes(size, [&](int i, int count) {
+    const std::ptrdiff_t in = i / lanes * in_stride;
+    Floats value = apply(activation, load_first(gate + in, count));
+    if (up) value = value * load_first(up + in, count);
+    store_first(out + i, value, count);
+  });
+}
+
+int argmax(const float* values, int size) {
+  Floats best = broadcast(-__builtin_inff());
+  int i = 0;
+  for (; i + lanes <= size; i += lanes) best = max(best, load(values + i));
+  float top = largest(best);
+  for (; i < size; i++) top = values[i] > top ? values[i] : top;
+  for (int j = 0; j < size; j++)
+    if (values[j] == top) return j;
+  return 0;  // every value is NaN
+}
+
+double exponentials(const float* values, int size, float shift, float scale, float* out) {
+  double total = 0;
+  const Floats minus = broadcast(shift), factor = broadcast(scale);
+  for_lanes(size, [&](int i, int count) {
+    const Floats value = exponential((load_first(values + i, count) - minus) * factor);
+    store_first(out + i, value, count);
+    for (int j = 0; j < count; j++) total += out[i + j];
+  });
+  return total;
+}
+
+constexpr Kernels make_kernels(const char* name) {
+  return {name,           multiply_f32, multiply_int8, quantize_row, attend<float>, attend<std::uint16_t>, store_f16_strided,
+          rms_norm,       layer_norm,   activate,      argmax,       exponentials};
+}

@@ -1,0 +1,181 @@
+"""The server as a whole: routes, page and engine thread put together, and run as a process.
+
+Knows how to start and to stop; what is answered is the routes' affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vivace.engine.bridge import EngineThread
+from vivace.errors import ConfigError, VivaceError
+from vivace.models.model import Model
+from vivace.server.routes import (
+    Service,
+    build_routes,
+    drop_reply,
+    report_bug,
+    report_error,
+    report_http_error,
+)
+
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+_STATIC = Path(__file__).parent / "static"
+_PAGE_FILES = {
+    "/": ("index.html", "text/html"),
+    "/static/style.css": ("style.css", "text/css"),
+    "/static/chat.js": ("chat.js", "text/javascript"),
+    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where to listen, and the limits of the HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one."""
+    max_body_bytes: int = 4 * 2**20
+    prompt_threads: int = 2
+    """Threads that run templates and the tokenizer."""
+    stuck_after_ms: float = 10_000.0
+    """A step that takes longer makes /health red."""
+    drain_ms: float = 10_000.0
+    """How long answers under way may take to finish when the server stops; then their readers are told."""
+    keep_alive_s: int = 75
+    """An idle connection is closed after this long."""
+
+
+def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
+    """The ASGI application. Its lifespan starts the bridge, and closes it."""
+    pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
+    service = Service(model, bridge, pool, config.max_body_bytes, config.stuck_after_ms, int(time.time()))
+
+    @asynccontextmanager
+    async def run_engine(app: Starlette) -> AsyncIterator[None]:
+        bridge.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(bridge.close, drain_ms=0.0)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return Starlette(
+        routes=build_routes(service) + _page_routes(),
+        lifespan=run_engine,
+        exception_handlers={
+            VivaceError: report_error,
+            HTTPException: report_http_error,
+            ClientDisconnect: drop_reply,
+            Exception: report_bug,
+        },
+    )
+
+
+def _page_routes() -> list[Route]:
+    return [Route(path, partial(_send_file, *_read_file(*file))) for path, file in _PAGE_FILES.items()]
+
+
+def _read_file(name: str, media_type: str) -> tuple[bytes, str, str]:
+    content = (_STATIC / name).read_bytes()
+    return content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
+
+async def _send_file(content: bytes, media_type: str, etag: str, request: Request) -> Response:
+    headers = PAGE_HEADERS | {"etag": etag}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """A socket bound to the configured address. Raises `ConfigError` when that cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"Cannot listen on {config.host} port {config.port}: {error}. Choose another with --port (0 takes a free "
+            "one) or --host, or stop the program that holds it."
+        ) from error
+
+
+def serve(
+    model: Model, bridge: EngineThread, config: ServerConfig, announce: Callable[[str], None] | None = None
+) -> None:
+    """Listen and answer until SIGINT or SIGTERM; answers under way finish, or their readers are told.
+
+    `announce` is called once with the server's URL when it can be reached. Call from the main thread.
+    Raises `ConfigError` when the address cannot be had.
+    """
+    sock = listen(config)
+    host, port = sock.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    settings = uvicorn.Config(
+        build_app(model, bridge, config),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=config.keep_alive_s,
+        timeout_graceful_shutdown=int(config.drain_ms / 1000) + 5,
+    )
+    server = _Server(settings, partial(bridge.close, drain_ms=config.drain_ms), partial(announce or _stay_silent, url))
+    # The same handler as uvicorn's own, for before it is set and for when uvicorn raises the signal again at the end.
+    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[sock])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        sock.close()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that says when it is up, and drains the engine while it waits for open connections."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.ensure_future(asyncio.to_thread(self._drain))
+        await super().shutdown(sockets)
+        await draining
+
+
+def _stay_silent(url: str) -> None:
+    pass

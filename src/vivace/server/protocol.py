@@ -1,0 +1,544 @@
+"""The OpenAI API's messages: what requests may say, what answers look like, and how one becomes the other's parts.
+
+Pure functions on bytes and values. Knows no socket, no engine, no tokenizer; it does not generate anything.
+A field that nobody defines is refused by name; so is one that the API defines and this server does not have yet,
+unless its value asks for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from vivace.budget import Timeline
+from vivace.errors import (
+    ContextLengthError,
+    EngineStoppedError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+    StepFailedError,
+    VivaceError,
+)
+from vivace.sampling import SamplingParams
+
+T = TypeVar("T")
+
+COMPLETION_MAX_TOKENS = 16
+"""`max_tokens` of /v1/completions when it is not given, as the OpenAI API has it."""
+MAX_MESSAGE_CHARACTERS = 600
+"""Error messages quote what was sent; no longer than this."""
+
+Count = Annotated[int, Meta(ge=1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+StopString = Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+# Requests
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a stream carries besides the text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class GenerationFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What chat and plain completions have in common."""
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = {
+        "n": (1,),
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "min_p": (0,),
+        "repetition_penalty": (1,),
+        "min_tokens": (0,),
+        "service_tier": ("auto", "default"),
+    }
+    """Fields this server does not act on, and the values that ask for nothing. None always does."""
+
+    model: str
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    seed: int | None = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
+    cache_salt: Annotated[str, Meta(max_length=200)] | None = None
+    # Accepted and of no effect here: they concern the caller's own bookkeeping.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # Refused unless they ask for nothing.
+    n: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    logit_bias: Any = None
+    min_p: Any = None
+    repetition_penalty: Any = None
+    min_tokens: Any = None
+    service_tier: Any = None
+    logprobs: Any = None
+
+
+class ContentPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """One part of a message's content. Only text can be read; the others are known in order to say so."""
+
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: Any = None
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of a conversation."""
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = {
+        "tool_calls": ([],),
+        "function_call": (),
+        "refusal": (),
+        "audio": (),
+        "annotations": ([],),
+    }
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+    annotations: Any = None
+
+
+class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/chat/completions."""
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = GenerationFields.refused | {
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "response_format": ({"type": "text"},),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    }
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    top_logprobs: Any = None
+    response_format: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
+    functions: Any = None
+    function_call: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+
+class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/completions."""
+
+    refused: ClassVar[dict[str, tuple[object, ...]]] = GenerationFields.refused | {
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+        "logprobs": (),
+    }
+
+    prompt: str | list[str | int | list[TokenId]]
+    best_of: Any = None
+    echo: Any = None
+    suffix: Any = None
+
+
+class FieldError(RequestError):
+    """A request that can never be answered because of one of its fields."""
+
+    def __init__(self, message: str, field: str | None, code: str) -> None:
+        super().__init__(message)
+        self.field = field
+        """A path such as `messages[0].role`; None when the body as a whole is at fault."""
+        self.code = code
+
+
+_chat_decoder = msgspec.json.Decoder(ChatRequest)
+_completion_decoder = msgspec.json.Decoder(CompletionRequest)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_chat(body: bytes) -> ChatRequest:
+    """Raises `FieldError` for anything that is not a chat request this server can answer."""
+    request = _decode(_chat_decoder, body)
+    _refuse_unsupported(request, request.refused, "")
+    for index, message in enumerate(request.messages):
+        _refuse_unsupported(message, message.refused, f"messages[{index}].")
+    _check_stream_options(request)
+    return request
+
+
+def decode_completion(body: bytes) -> CompletionRequest:
+    """Raises `FieldError` for anything that is not a completion request this server can answer."""
+    request = _decode(_completion_decoder, body)
+    _refuse_unsupported(request, request.refused, "")
+    _check_stream_options(request)
+    return request
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    except RecursionError:
+        raise FieldError("The body is nested too deeply. Send flatter JSON.", None, "invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"The body is not valid JSON in UTF-8 ({error}). Send a JSON object."
+        raise FieldError(message, None, "invalid_json") from None
+
+
+_PATH = re.compile(r" - at `(?:key` in `)?\$\.?([^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
+
+
+def _explain(text: str) -> FieldError:
+    """A decoder's complaint as ours: the field by its path, and what to do."""
+    found = _PATH.search(text)
+    parent = found[1] if found else ""
+    problem = text[: found.start()] if found else text
+    prefix = f"{parent}." if parent else ""
+    if match := _UNKNOWN.match(problem):
+        field = prefix + match[1]
+        return FieldError(f"Unknown field {field!r}. Remove it, or check its spelling.", field, "unknown_parameter")
+    if match := _MISSING.match(problem):
+        field = prefix + match[1]
+        return FieldError(f"The field {field!r} is missing. Add it.", field, "missing_required_parameter")
+    message = f"{parent or 'The body'} cannot be used: {problem[:1].lower()}{problem[1:]}. Change it and send again."
+    return FieldError(message, parent or None, "invalid_value")
+
+
+def _refuse_unsupported(struct: Struct, refused: dict[str, tuple[object, ...]], prefix: str) -> None:
+    for name, harmless in refused.items():
+        value = getattr(struct, name)
+        if value is None or value in harmless:
+            continue
+        remedy = f"Leave it out or send {_quote(harmless[0])}." if harmless else "Leave it out."
+        message = f"{prefix}{name} = {_quote(value)} is not supported by this server. {remedy}"
+        raise FieldError(message, prefix + name, "unsupported_parameter")
+
+
+def _quote(value: object) -> str:
+    text = _encoder.encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_stream_options(request: GenerationFields) -> None:
+    if request.stream_options is not None and not request.stream:
+        message = "stream_options is only for streams. Set stream to true, or leave stream_options out."
+        raise FieldError(message, "stream_options", "invalid_value")
+
+
+def check_model(asked: str, served: str) -> None:
+    """Raises `ModelNotFoundError` unless the model asked for is the one served."""
+    if asked != served:
+        raise ModelNotFoundError(f"The model {asked[:100]!r} is not served here. This server has: {served!r}.")
+
+
+def chat_messages(request: ChatRequest) -> list[dict[str, str]]:
+    """The conversation as chat templates take it: plain text contents, `developer` as `system`."""
+    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
+
+
+def _template_message(message: Message, path: str) -> dict[str, str]:
+    role = "system" if message.role == "developer" else message.role
+    plain = {"role": role, "content": _text_of(message.content, f"{path}.content")}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _text_of(content: str | list[ContentPart] | None, path: str) -> str:
+    if content is None:
+        raise FieldError(f"{path} is missing. Send text, which may be empty.", path, "missing_required_parameter")
+    if isinstance(content, str):
+        return content
+    return "\n".join(_part_text(part, f"{path}[{index}]") for index, part in enumerate(content))
+
+
+def _part_text(part: ContentPart, path: str) -> str:
+    if part.type != "text" or part.text is None:
+        message = f'{path} is not a text part. This model reads text only: send {{"type": "text", "text": "..."}}.'
+        raise FieldError(message, path, "unsupported_parameter")
+    return part.text
+
+
+def completion_prompt(request: CompletionRequest) -> str | tuple[int, ...]:
+    """The one prompt: a text, or token ids. Raises `FieldError` for several prompts or none."""
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and not isinstance(prompt[0], int):
+        return prompt[0] if isinstance(prompt[0], str) else tuple(prompt[0])
+    tokens = tuple(token for token in prompt if isinstance(token, int))
+    if prompt and len(tokens) == len(prompt):
+        return tokens
+    message = "prompt must be one text or one list of token ids. Send several prompts as several requests."
+    raise FieldError(message, "prompt", "invalid_value")
+
+
+def chat_params(request: ChatRequest) -> SamplingParams:
+    """What a chat request asks of generation. Raises `RequestError` for a value out of range."""
+    limit, newer = request.max_tokens, request.max_completion_tokens
+    if limit is not None and newer is not None and limit != newer:
+        message = "max_tokens and max_completion_tokens differ. Send one of them."
+        raise FieldError(message, "max_tokens", "invalid_value")
+    return _params(request, newer if limit is None else limit)
+
+
+def completion_params(request: CompletionRequest) -> SamplingParams:
+    """What a completion request asks of generation. Raises `RequestError` for a value out of range."""
+    return _params(request, COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens)
+
+
+def _params(request: GenerationFields, max_tokens: int | None) -> SamplingParams:
+    stop = request.stop or ()
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        seed=_unsigned_seed(request.seed),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        ignore_eos=request.ignore_eos,
+    )
+
+
+def _unsigned_seed(seed: int | None) -> int | None:
+    """The API's seeds are signed 64-bit numbers, the engine's unsigned ones of the same bits."""
+    if seed is None or 0 <= seed < 2**64:
+        return seed
+    if -(2**63) <= seed < 0:
+        return seed + 2**64
+    raise FieldError("seed must be a whole number of at most 64 bits. Send a smaller one.", "seed", "invalid_value")
+
+
+# Answers
+
+
+class PromptTokensDetails(Struct, frozen=True):
+    cached_tokens: int = 0
+
+
+class Usage(Struct, frozen=True):
+    """Tokens, and where the time went."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    timing: dict[str, float]
+
+
+def make_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int, timeline: Timeline) -> Usage:
+    """Count up one answer."""
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens),
+        timing=timeline.as_dict(),
+    )
+
+
+class ChatMessage(Struct, frozen=True):
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(Struct, frozen=True):
+    message: ChatMessage
+    finish_reason: str
+    index: int = 0
+    logprobs: None = None
+
+
+class Delta(Struct, frozen=True):
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChunkChoice(Struct, frozen=True):
+    delta: Delta
+    index: int = 0
+    logprobs: None = None
+    finish_reason: str | None = None
+
+
+class TextChoice(Struct, frozen=True):
+    text: str
+    index: int = 0
+    logprobs: None = None
+    finish_reason: str | None = None
+
+
+class Reply(Struct, frozen=True):
+    """A whole answer or one chunk of it, of either API."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice] | list[ChunkChoice] | list[TextChoice]
+    usage: Usage | None | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReplies:
+    """The JSON of one chat answer, whole or in chunks."""
+
+    id: str
+    created: int
+    model: str
+    with_usage: bool = False
+    """The stream ends in a usage chunk, so every other chunk says `"usage": null`."""
+
+    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes:
+        choice = ChatChoice(ChatMessage(text), finish_reason)
+        return _encoder.encode(Reply(self.id, "chat.completion", self.created, self.model, [choice], usage))
+
+    def opening(self) -> list[bytes]:
+        return [self._chunk([ChunkChoice(Delta(role="assistant", content=""))])]
+
+    def piece(self, text: str) -> bytes:
+        return self._chunk([ChunkChoice(Delta(content=text))])
+
+    def ending(self, finish_reason: str) -> bytes:
+        return self._chunk([ChunkChoice(Delta(), finish_reason=finish_reason)])
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._chunk([], usage)
+
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
+        told = usage if self.with_usage else UNSET
+        return _encoder.encode(Reply(self.id, "chat.completion.chunk", self.created, self.model, choices, told))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionReplies:
+    """The JSON of one plain completion, whole or in chunks."""
+
+    id: str
+    created: int
+    model: str
+    with_usage: bool = False
+
+    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes:
+        return self._reply([TextChoice(text, finish_reason=finish_reason)], usage)
+
+    def opening(self) -> list[bytes]:
+        return []
+
+    def piece(self, text: str) -> bytes:
+        return self._chunk([TextChoice(text)])
+
+    def ending(self, finish_reason: str) -> bytes:
+        return self._chunk([TextChoice("", finish_reason=finish_reason)])
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._chunk([], usage)
+
+    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
+        return self._reply(choices, usage if self.with_usage else UNSET)
+
+    def _reply(self, choices: list[TextChoice], usage: Usage | None | UnsetType) -> bytes:
+        return _encoder.encode(Reply(self.id, "text_completion", self.created, self.model, choices, usage))
+
+
+class ModelCard(Struct, frozen=True):
+    id: str
+    created: int
+    context_length: int
+    object: str = "model"
+    owned_by: str = "vivace"
+
+
+class ModelList(Struct, frozen=True):
+    data: list[ModelCard]
+    object: str = "list"
+
+
+class HealthReport(Struct, frozen=True, omit_defaults=True):
+    status: str
+    model: str
+    stuck_ms: float
+    """Since the step under way began."""
+    error: str = ""
+
+
+class ErrorBody(Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorReply(Struct, frozen=True):
+    error: ErrorBody
+
+
+_KINDS: dict[type[VivaceError], tuple[int, str, str | None]] = {
+    ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    RequestError: (400, "invalid_request_error", None),
+    ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
+    QueueFullError: (429, "rate_limit_error", "queue_full"),
+    EngineStoppedError: (503, "server_error", "engine_stopped"),
+    StepFailedError: (500, "server_error", "step_failed"),
+    VivaceError: (500, "server_error", None),
+}
+"""Status, type and code by class; the first that fits an error is its own."""
+
+
+def describe_error(error: VivaceError) -> tuple[int, ErrorBody]:
+    """The HTTP status and the body that tell a caller of `error`."""
+    status, type_, code = next(kind for class_, kind in _KINDS.items() if isinstance(error, class_))
+    message = str(error)[:MAX_MESSAGE_CHARACTERS]
+    if isinstance(error, FieldError):
+        return status, ErrorBody(message, type_, error.field and error.field[:MAX_MESSAGE_CHARACTERS], error.code)
+    return status, ErrorBody(message, type_, "model" if status == 404 else None, code)
+
+
+def encode(message: Struct) -> bytes:
+    """A struct as JSON."""
+    return _encoder.encode(message)

@@ -1,0 +1,270 @@
+"""A runner without a model, and a clock without time, for tests of everything above the runner contract.
+
+`FakeRunner` keeps tokens where a real runner keeps keys and values. The next token is a function of the history that
+it reads back from the blocks, so a wrong block table, a block shared by mistake, or a position left out gives wrong
+text, and `reference_tokens` says what is right. It holds the engine to the contract: whatever breaks it raises
+AssertionError.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Sampling, StepResult, Want
+
+LIMITS = RunnerLimits(slots=8, blocks=64, max_batch_tokens=64, context_length=512, vocab_size=101)
+
+_EMPTY = -1
+
+
+class FakeClock:
+    """Monotonic seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def next_token(history: Sequence[int], sampling: Sampling, vocab_size: int) -> int:
+    """What the fake model says after `history`: of its tokens alone when greedy, else of the seed as well."""
+    key = (sampling.seed * 1_000_003 + len(history)) % 2**32 if sampling.temperature > 0 else 0
+    return crc32(array("q", history).tobytes(), key) % vocab_size
+
+
+def score(history: Sequence[int], target: int) -> float:
+    """The fake log-probability of `target` after `history`."""
+    return -(crc32(array("q", [*history, target]).tobytes()) % 10_000) / 1000
+
+
+def reference_tokens(
+    prompt: Sequence[int], sampling: Sampling, n: int, vocab_size: int = LIMITS.vocab_size
+) -> list[int]:
+    """What a request answers: `n` tokens, or fewer with a stop token as the last."""
+    history = list(prompt)
+    while len(history) < len(prompt) + n:
+        history.append(next_token(history, sampling, vocab_size))
+        if history[-1] in sampling.stop_token_ids:
+            break
+    return history[len(prompt) :]
+
+
+def reference_scores(prompt: Sequence[int]) -> list[float]:
+    """The log-probabilities of every prompt token but the first."""
+    return [score(prompt[:i], prompt[i]) for i in range(1, len(prompt))]
+
+
+class PlantedError(Exception):
+    """What a `FakeRunner` raises where it was told to fail."""
+
+
+@dataclass
+class _Slot:
+    sampling: Sampling
+    table: list[int] = field(default_factory=list)
+    history: list[int] = field(default_factory=list)
+    """The tokens whose keys and values it may count on."""
+    sampled: int | None = None
+
+
+class FakeRunner:
+    """Computes batches exactly as the contract says, on `pass_ms` of `clock` for each pass of the model.
+
+    Launches numbered in `fail_at`, from 0, raise `PlantedError`. `on_launch` is called with each batch and
+    `on_pass` after each pass, so a test can act in the middle of a step.
+    """
+
+    def __init__(
+        self,
+        limits: RunnerLimits = LIMITS,
+        *,
+        clock: FakeClock | None = None,
+        pass_ms: float = 0.0,
+        fail_at: Collection[int] = (),
+        on_launch: Callable[[Batch], None] | None = None,
+        on_pass: Callable[[], None] | None = None,
+    ) -> None:
+        self.limits = limits
+        self.clock = clock or FakeClock()
+        self.pass_ms = pass_ms
+        self.fail_at = fail_at
+        self.on_launch = on_launch
+        self.on_pass = on_pass
+        self.launches = 0
+        self.computed_tokens = 0
+        self.interrupts = 0
+        self.closed = False
+        self._interrupted = False
+        self._slots: dict[int, _Slot] = {}
+        self._cells = [_EMPTY] * (limits.blocks * BLOCK_SIZE)
+        self._under_way: deque[StepResult] = deque()
+
+    def launch(self, batch: Batch) -> StepResult:
+        assert not self.closed, "launch after close"
+        self.launches += 1
+        self._interrupted = False
+        if self.on_launch is not None:
+            self.on_launch(batch)
+        if self.launches - 1 in self.fail_at:
+            raise PlantedError(f"planted in launch {self.launches - 1}")
+        self._check_batch(batch)
+        result = self._burst(batch) if batch.max_steps > 1 else self._pass(batch)
+        self._under_way.append(result)
+        return result
+
+    def collect(self, handle: object) -> StepResult:
+        assert self._under_way, "collect without a launch"
+        assert handle is self._under_way[0], "collected out of order"
+        return self._under_way.popleft()
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+        self._interrupted = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _check_batch(self, batch: Batch) -> None:
+        slots = [row.slot for row in batch.rows]
+        assert slots, "an empty batch"
+        assert len(set(slots)) == len(slots), "two rows for one slot"
+        assert all(0 <= slot < self.limits.slots for slot in slots), "a slot out of range"
+        tokens = sum(len(row.tokens) or 1 for row in batch.rows)
+        assert tokens <= self.limits.max_batch_tokens, "more tokens than the runner has room for"
+        assert batch.max_steps >= 1
+        if batch.max_steps > 1:
+            assert all(row.want is Want.SAMPLE for row in batch.rows), "a burst row that does not sample"
+        assert all(1 <= row.limit <= batch.max_steps for row in batch.rows), "a limit that no burst can reach"
+
+    def _tick(self) -> None:
+        self.clock.advance(self.pass_ms / 1000)
+        if self.on_pass is not None:
+            self.on_pass()
+
+    def _pass(self, batch: Batch) -> StepResult:
+        written: dict[int, int] = {}
+        tokens: list[list[int]] = []
+        scores: dict[int, Sequence[float]] = {}
+        hidden: dict[int, memoryview] = {}
+        for index, row in enumerate(batch.rows):
+            slot = self._compute(row, written)
+            new: list[int] = []
+            if row.want is Want.SAMPLE:
+                new = [self._sample(slot)]
+            elif row.want is Want.VERIFY:
+                new = self._verify(slot, row)
+            elif row.want is Want.SCORE:
+                assert len(row.targets) == len(row.tokens), "a SCORE row with too few or too many targets"
+                scores[index] = [score(slot.history[: row.position + i + 1], t) for i, t in enumerate(row.targets)]
+            elif row.want is Want.HIDDEN:
+                values = array("f", (x for i, t in enumerate(row.tokens) for x in (row.position + i, t)))
+                hidden[index] = memoryview(values).cast("B").cast("f", (len(row.tokens), 2))
+            tokens.append(new)
+        self._tick()
+        return StepResult(tokens, 1, scores, hidden)
+
+    def _burst(self, batch: Batch) -> StepResult:
+        began = self.clock()
+        tokens: list[list[int]] = [[] for _ in batch.rows]
+        steps = 0
+        going = list(range(len(batch.rows)))
+        while going and steps < batch.max_steps and not (steps and self._gives_up(began, batch.burst_ms)):
+            written: dict[int, int] = {}
+            for index in going:
+                row = batch.rows[index]
+                slot = self._slots.get(row.slot)
+                if steps:
+                    assert slot is not None
+                    row = Row(row.slot, len(slot.history), want=Want.SAMPLE, limit=row.limit - steps)
+                tokens[index].append(self._sample(self._compute(row, written)))
+            steps += 1
+            self._tick()
+            going = [index for index in going if not self._is_done(batch.rows[index], tokens[index])]
+        return StepResult(tokens, steps)
+
+    def _gives_up(self, began: float, burst_ms: float) -> bool:
+        return self._interrupted or (self.clock() - began) * 1000 >= burst_ms
+
+    def _is_done(self, row: Row, tokens: list[int]) -> bool:
+        return len(tokens) == row.limit or tokens[-1] in self._slots[row.slot].sampling.stop_token_ids
+
+    def _compute(self, row: Row, written: dict[int, int]) -> _Slot:
+        """Check a row against its slot and the blocks, and write its tokens to them."""
+        slot = self._open(row)
+        self._check_row(row, slot)
+        slot.table.extend(row.blocks)
+        tokens = list(row.tokens) if row.tokens else [_given(slot.sampled)]
+        assert all(0 <= token < self.limits.vocab_size for token in tokens), "a token outside the vocabulary"
+        if row.tokens and slot.sampled is not None:
+            assert row.want is Want.VERIFY, "the slot's own token was sent back to it"
+            assert row.tokens[0] == slot.sampled, "a proposal that does not begin with the pending token"
+        last = row.position + len(tokens) + row.limit - 2
+        assert last < len(slot.table) * BLOCK_SIZE, "no room in the block table"
+        assert last < self.limits.context_length, "beyond the context"
+        self._check_history(row, slot)
+        for position, token in enumerate(tokens, row.position):
+            block = slot.table[position // BLOCK_SIZE]
+            assert written.setdefault(block, row.slot) == row.slot, f"block {block} is written by two slots"
+            self._cells[block * BLOCK_SIZE + position % BLOCK_SIZE] = token
+        slot.history += tokens
+        slot.sampled = None
+        self.computed_tokens += len(tokens)
+        return slot
+
+    def _open(self, row: Row) -> _Slot:
+        if row.opens is not None:
+            self._slots[row.slot] = slot = _Slot(row.opens)
+            slot.history = self._read(list(row.blocks), row.position)
+            assert _EMPTY not in slot.history, "a prefix that nobody computed"
+            return slot
+        slot_or_none = self._slots.get(row.slot)
+        assert slot_or_none is not None, "a slot used before it was opened"
+        return slot_or_none
+
+    def _check_row(self, row: Row, slot: _Slot) -> None:
+        assert row.position == len(slot.history), f"position {row.position} where {len(slot.history)} was due"
+        assert all(0 <= block < self.limits.blocks for block in row.blocks), "a block out of range"
+        table = [*slot.table, *row.blocks]
+        assert len(set(table)) == len(table), "a block twice in one table"
+
+    def _check_history(self, row: Row, slot: _Slot) -> None:
+        held = self._read(slot.table, row.position)
+        for position, (found, due) in enumerate(zip(held, slot.history, strict=True)):
+            assert found == due, f"block {slot.table[position // BLOCK_SIZE]} was overwritten under slot {row.slot}"
+
+    def _read(self, table: list[int], length: int) -> list[int]:
+        assert length <= len(table) * BLOCK_SIZE, "a history longer than its block table"
+        cells = self._cells
+        history: list[int] = []
+        for block in table:
+            history += cells[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
+        return history[:length]
+
+    def _sample(self, slot: _Slot) -> int:
+        history = self._read(slot.table, len(slot.history))
+        slot.sampled = next_token(history, slot.sampling, self.limits.vocab_size)
+        return slot.sampled
+
+    def _verify(self, slot: _Slot, row: Row) -> list[int]:
+        kept: list[int] = []
+        for count in range(1, len(row.tokens) + 1):
+            history = slot.history[: row.position + count]
+            kept.append(next_token(history, slot.sampling, self.limits.vocab_size))
+            if count < len(row.tokens) and row.tokens[count] != kept[-1]:
+                break
+        del slot.history[row.position + len(kept) :]
+        slot.sampled = kept[-1]
+        return kept
+
+
+def _given(token: int | None) -> int:
+    assert token is not None, "no token to compute: none was sent, and the slot has sampled none"
+    return token

@@ -1,0 +1,66 @@
+"""A server around a model that says what it is told to say: real engine, real tokenizer, no weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+from starlette.applications import Starlette
+
+from tests.server.scripted import ScriptedRunner
+from vivace.engine.bridge import EngineThread
+from vivace.engine.engine import Engine
+from vivace.engine.scheduler import SchedulerConfig
+from vivace.models.config import read_config, read_generation_defaults
+from vivace.models.model import Model
+from vivace.server.app import ServerConfig, build_app
+from vivace.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Running:
+    """A served app, and what is behind it."""
+
+    app: Starlette
+    http: httpx.AsyncClient
+    client: openai.AsyncOpenAI
+    bridge: EngineThread
+    runner: ScriptedRunner
+
+
+def make_model(directory: Path, name: str = "tiny") -> Model:
+    return Model(
+        name, directory, read_config(directory), read_generation_defaults(directory), Tokenizer.open(directory)
+    )
+
+
+@asynccontextmanager
+async def serving(
+    model: Model, script: str | bytes = "Hello there.", *, max_waiting: int = 64, slots: int = 4, **config: object
+) -> AsyncIterator[Running]:
+    """The app with its engine running, and clients of it in the same process."""
+    runner = ScriptedRunner(script, model.config.context_length, model.config.vocab_size, slots)
+    bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)))
+    app = build_app(model, bridge, ServerConfig(**config))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://server") as http,
+    ):
+        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http, max_retries=0)
+        try:
+            yield Running(app, http, client, bridge, runner)
+        finally:
+            runner.open_gate()
+
+
+async def wait_until(holds: Callable[[], bool]) -> None:
+    """Return once `holds` does. Raises TimeoutError after a while."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.002)

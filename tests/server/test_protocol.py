@@ -1,0 +1,361 @@
+"""What requests may say, and how errors name what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from vivace.budget import Timeline
+from vivace.errors import (
+    CheckpointError,
+    ContextLengthError,
+    EngineStoppedError,
+    ModelNotFoundError,
+    QueueFullError,
+    RequestError,
+    StepFailedError,
+    VivaceError,
+)
+from vivace.server.protocol import (
+    ChatReplies,
+    CompletionReplies,
+    FieldError,
+    chat_messages,
+    chat_params,
+    check_model,
+    completion_params,
+    completion_prompt,
+    decode_chat,
+    decode_completion,
+    describe_error,
+    make_usage,
+)
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": "tiny", "messages": HELLO} | fields).encode()
+
+
+def completion(**fields: Any) -> bytes:
+    return json.dumps({"model": "tiny", "prompt": "Hello"} | fields).encode()
+
+
+def refusal(body: bytes) -> FieldError:
+    with pytest.raises(FieldError) as caught:
+        chat_messages(decode_chat(body))
+    return caught.value
+
+
+def test_an_unknown_field_is_refused_by_name() -> None:
+    error = refusal(chat(temprature=1))
+    assert (error.field, error.code) == ("temprature", "unknown_parameter")
+    assert "'temprature'" in str(error)
+
+
+def test_an_unknown_field_of_a_message_is_refused_by_its_path() -> None:
+    error = refusal(chat(messages=[*HELLO, {"role": "user", "content": "x", "colour": 1}]))
+    assert (error.field, error.code) == ("messages[1].colour", "unknown_parameter")
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_a_missing_field_is_named(missing: str) -> None:
+    body = json.loads(chat())
+    del body[missing]
+    error = refusal(json.dumps(body).encode())
+    assert (error.field, error.code) == (missing, "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 2.1),
+        ("temperature", -0.1),
+        ("temperature", "hot"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("max_tokens", 0),
+        ("max_tokens", 1.5),
+        ("max_completion_tokens", 0),
+        ("stream", "yes"),
+        ("messages", []),
+        ("messages", "Hello"),
+        ("stop", ["x"] * 17),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", [2**31]),
+        ("metadata", {"a": 1}),
+        ("seed", 1.5),
+    ],
+)
+def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None:
+    error = refusal(chat(**{field: value}))
+    assert error.field is not None
+    assert error.field.startswith(field)
+    assert error.code == "invalid_value"
+    assert field in str(error)
+
+
+@pytest.mark.parametrize("stop", ["", [""], ["x", ""]])
+def test_an_empty_stop_string_is_refused(stop: object) -> None:
+    assert (refusal(chat(stop=stop)).field or "").startswith("stop")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -0.5),
+        ("logit_bias", {"5": 1}),
+        ("response_format", {"type": "json_object"}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("modalities", ["text", "audio"]),
+        ("reasoning_effort", "high"),
+        ("service_tier", "flex"),
+        ("min_p", 0.1),
+        ("repetition_penalty", 1.1),
+        ("min_tokens", 5),
+    ],
+)
+def test_a_field_that_is_not_supported_yet_is_refused_by_name(field: str, value: object) -> None:
+    error = refusal(chat(**{field: value}))
+    assert (error.field, error.code) == (field, "unsupported_parameter")
+    assert field in str(error)
+    assert "Leave it out" in str(error)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 1, "logprobs": False, "top_logprobs": 0, "frequency_penalty": 0.0, "presence_penalty": 0},
+        {"response_format": {"type": "text"}, "tools": [], "tool_choice": "none", "parallel_tool_calls": True},
+        {"logit_bias": {}, "modalities": ["text"], "service_tier": "auto", "verbosity": "medium"},
+        {"n": None, "logprobs": None, "tools": None, "response_format": None, "stop": None, "seed": None},
+        {"user": "someone", "metadata": {"run": "7"}, "store": True, "prompt_cache_key": "k"},
+        {"min_p": 0, "repetition_penalty": 1.0, "min_tokens": 0},
+    ],
+)
+def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, object]) -> None:
+    assert decode_chat(chat(**fields)).model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "."), ("logprobs", 0), ("n", 3)]
+)
+def test_a_completion_field_that_is_not_supported_yet_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(FieldError) as caught:
+        decode_completion(completion(**{field: value}))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b"\xff", b'{"model": "\xff"}', b'{"model": "\\ud800"}'])
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"text"'])
+def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
+    assert refusal(body).code == "invalid_value"
+
+
+def test_a_body_nested_too_deeply_is_refused() -> None:
+    deep = b'{"model": "tiny", "tools": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert refusal(deep).code == "invalid_json"
+
+
+def test_stream_options_without_a_stream_are_refused() -> None:
+    assert refusal(chat(stream_options={"include_usage": True})).field == "stream_options"
+
+
+def test_content_parts_are_joined_line_by_line() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = chat_messages(decode_chat(chat(messages=[{"role": "user", "content": parts}])))
+    assert messages == [{"role": "user", "content": "one\ntwo"}]
+
+
+def test_a_part_that_is_not_text_is_refused_by_its_path() -> None:
+    parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    error = refusal(chat(messages=[{"role": "user", "content": parts}]))
+    assert error.field == "messages[0].content[1]"
+    assert "text" in str(error)
+
+
+def test_a_message_without_content_is_refused() -> None:
+    assert refusal(chat(messages=[{"role": "assistant"}])).field == "messages[0].content"
+
+
+def test_tool_calls_in_a_message_are_refused_by_their_path() -> None:
+    message = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+    assert refusal(chat(messages=[message])).field == "messages[0].tool_calls"
+
+
+def test_a_message_as_the_official_client_returns_it_can_be_sent_back() -> None:
+    message = {
+        "role": "assistant",
+        "content": "Hi",
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+    }
+    assert chat_messages(decode_chat(chat(messages=[message]))) == [{"role": "assistant", "content": "Hi"}]
+
+
+def test_every_role_reaches_the_template_and_developer_is_system() -> None:
+    roles = ["system", "developer", "user", "assistant", "tool"]
+    messages = [{"role": role, "content": "x", "name": "n", "tool_call_id": "t"} for role in roles]
+    told = chat_messages(decode_chat(chat(messages=messages)))
+    assert [message["role"] for message in told] == ["system", "system", "user", "assistant", "tool"]
+    assert told[4] == {"role": "tool", "content": "x", "name": "n", "tool_call_id": "t"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("Hello", "Hello"), (["Hello"], "Hello"), ([1, 2], (1, 2)), ([7], (7,)), ([[1, 2]], (1, 2)), ("", "")],
+)
+def test_one_prompt_comes_in_every_form(prompt: object, expected: object) -> None:
+    assert completion_prompt(decode_completion(completion(prompt=prompt))) == expected
+
+
+@pytest.mark.parametrize("prompt", [["a", "b"], [[1], [2]], [1, "a"], []])
+def test_several_prompts_or_none_are_refused(prompt: object) -> None:
+    with pytest.raises(FieldError, match="prompt must be one text"):
+        completion_prompt(decode_completion(completion(prompt=prompt)))
+
+
+def test_params_carry_what_was_asked() -> None:
+    body = chat(
+        max_tokens=5, temperature=0.5, top_k=3, top_p=0.9, seed=7, stop="x", stop_token_ids=[4], ignore_eos=True
+    )
+    params = chat_params(decode_chat(body))
+    assert (params.max_tokens, params.temperature, params.top_k, params.top_p) == (5, 0.5, 3, 0.9)
+    assert (params.seed, params.stop, params.stop_token_ids, params.ignore_eos) == (7, ("x",), (4,), True)
+
+
+def test_what_is_left_open_stays_open() -> None:
+    params = chat_params(decode_chat(chat()))
+    assert (params.max_tokens, params.temperature, params.top_k, params.top_p, params.seed) == (None,) * 5
+    assert params.stop == ()
+
+
+def test_max_completion_tokens_is_the_limit_too() -> None:
+    assert chat_params(decode_chat(chat(max_completion_tokens=9))).max_tokens == 9
+    assert chat_params(decode_chat(chat(max_completion_tokens=9, max_tokens=9))).max_tokens == 9
+
+
+def test_two_different_limits_are_refused() -> None:
+    with pytest.raises(FieldError, match="differ"):
+        chat_params(decode_chat(chat(max_completion_tokens=9, max_tokens=8)))
+
+
+def test_completions_stop_after_sixteen_tokens_unless_told_otherwise() -> None:
+    assert completion_params(decode_completion(completion())).max_tokens == 16
+    assert completion_params(decode_completion(completion(max_tokens=3))).max_tokens == 3
+
+
+def test_negative_seeds_are_the_same_bits_unsigned() -> None:
+    assert chat_params(decode_chat(chat(seed=-1))).seed == 2**64 - 1
+    with pytest.raises(FieldError, match="seed"):
+        chat_params(decode_chat(chat(seed=2**64)))
+
+
+def test_a_model_that_is_not_served_is_refused_with_the_one_that_is() -> None:
+    check_model("tiny", "tiny")
+    with pytest.raises(ModelNotFoundError, match=r"'gpt'.*'tiny'"):
+        check_model("gpt", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RequestError("x"), 400, None),
+        (ContextLengthError("x"), 400, "context_length_exceeded"),
+        (FieldError("x", "f", "c"), 400, "c"),
+        (ModelNotFoundError("x"), 404, "model_not_found"),
+        (QueueFullError("x"), 429, "queue_full"),
+        (StepFailedError("x"), 500, "step_failed"),
+        (EngineStoppedError("x"), 503, "engine_stopped"),
+        (CheckpointError("x"), 500, None),
+    ],
+)
+def test_each_error_has_its_status_and_code(error: VivaceError, status: int, code: str | None) -> None:
+    told, body = describe_error(error)
+    assert (told, body.code, body.message) == (status, code, "x")
+
+
+def test_an_error_message_never_echoes_megabytes() -> None:
+    error = refusal(chat(**{"x" * 100_000: 1}))
+    body = describe_error(error)[1]
+    assert len(body.message) < 1000
+    assert len(body.param or "") < 1000
+
+
+USAGE = make_usage(3, 2, 1, Timeline(1, 2, 3, 4, 5))
+
+
+def test_usage_counts_tokens_and_time() -> None:
+    assert msgspec.to_builtins(USAGE) == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 1},
+        "timing": {
+            "preprocess_ms": 1,
+            "queue_ms": 2,
+            "prefill_ms": 3,
+            "decode_ms": 4,
+            "flush_ms": 5,
+            "total_ms": 15,
+        },
+    }
+
+
+def test_chat_chunks_have_the_apis_shape() -> None:
+    replies = ChatReplies("chatcmpl-1", 7, "tiny")
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "tiny"}
+
+    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
+        return head | {"choices": [{"delta": delta, "index": 0, "logprobs": None, "finish_reason": reason}]}
+
+    assert [json.loads(event) for event in replies.opening()] == [chunk({"role": "assistant", "content": ""})]
+    assert json.loads(replies.piece("Hi")) == chunk({"content": "Hi"})
+    assert json.loads(replies.ending("stop")) == chunk({}, "stop")
+
+
+def test_with_usage_every_other_chunk_says_null() -> None:
+    replies = ChatReplies("chatcmpl-1", 7, "tiny", with_usage=True)
+    assert json.loads(replies.piece("Hi"))["usage"] is None
+    last = json.loads(replies.usage(USAGE))
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 5
+
+
+def test_completion_chunks_have_the_apis_shape() -> None:
+    replies = CompletionReplies("cmpl-1", 7, "tiny")
+    head = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "tiny"}
+    choice = {"text": "Hi", "index": 0, "logprobs": None, "finish_reason": None}
+    assert replies.opening() == []
+    assert json.loads(replies.piece("Hi")) == head | {"choices": [choice]}
+    assert json.loads(replies.ending("length"))["choices"] == [choice | {"text": "", "finish_reason": "length"}]
+
+
+def test_a_whole_chat_answer_has_the_apis_shape() -> None:
+    reply = json.loads(ChatReplies("chatcmpl-1", 7, "tiny").whole("Hi", "stop", USAGE))
+    assert reply["object"] == "chat.completion"
+    assert reply["choices"] == [
+        {
+            "message": {"content": "Hi", "role": "assistant", "refusal": None},
+            "finish_reason": "stop",
+            "index": 0,
+            "logprobs": None,
+        }
+    ]

@@ -1,0 +1,523 @@
+"""The API from outside, in one process: the official client, exact shapes, errors, limits, and clients that go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.server.serving import Running, serving, wait_until
+from vivace.engine.bridge import Health
+from vivace.models.model import Model
+
+pytestmark = pytest.mark.anyio
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+TIMES = ("preprocess_ms", "queue_ms", "prefill_ms", "decode_ms", "flush_ms")
+
+
+async def post(http: httpx.AsyncClient, path: str = "/v1/chat/completions", **fields: object) -> httpx.Response:
+    return await http.post(path, json={"model": "tiny", "messages": HELLO} | fields)
+
+
+async def read_stream(http: httpx.AsyncClient, path: str, body: dict[str, object]) -> list[str]:
+    """The data of every event."""
+    response = await http.post(path, json={"model": "tiny", "stream": True} | body)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert "content-length" not in response.headers
+    lines = response.text.split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    return [line.removeprefix("data: ") for line in lines]
+
+
+async def test_the_official_client_gets_a_chat_answer(model: Model) -> None:
+    async with serving(model) as server:
+        answer = await server.client.chat.completions.create(model="tiny", messages=HELLO)
+        assert answer.choices[0].message.content == "Hello there."
+        assert answer.choices[0].message.role == "assistant"
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.id.startswith("chatcmpl-")
+        assert answer.usage is not None
+        prompt = model.tokenizer.encode_chat(HELLO)
+        assert answer.usage.prompt_tokens == len(prompt)
+        assert answer.usage.completion_tokens == len("Hello there.") + 1  # the end of the turn counts
+        assert answer.usage.total_tokens == len(prompt) + 13
+
+
+async def test_the_official_client_streams_a_chat_answer(model: Model) -> None:
+    async with serving(model) as server:
+        stream = await server.client.chat.completions.create(
+            model="tiny", messages=HELLO, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "Hello there."
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        assert chunks[-1].choices == []
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 13
+
+
+async def test_the_official_client_completes_text(model: Model) -> None:
+    async with serving(model) as server:
+        answer = await server.client.completions.create(model="tiny", prompt="Say", max_tokens=5)
+        assert answer.choices[0].text == "Hello"
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 5
+        stream = await server.client.completions.create(model="tiny", prompt=[72, 105], stream=True)
+        assert "".join([chunk.choices[0].text async for chunk in stream]) == "Hello there."
+
+
+async def test_a_chat_stream_has_the_apis_exact_chunks(model: Model) -> None:
+    async with serving(model, "Hé") as server:
+        events = await read_stream(server.http, "/v1/chat/completions", {"messages": HELLO})
+        assert events.pop() == "[DONE]"
+        chunks = [json.loads(event) for event in events]
+        head = {key: chunks[0][key] for key in ("id", "object", "created", "model")}
+        assert head["object"] == "chat.completion.chunk"
+        assert all(chunk.keys() == head.keys() | {"choices"} for chunk in chunks)
+        assert all({key: chunk[key] for key in head} == head for chunk in chunks)
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert [choice["delta"] for choice in choices] == [
+            {"role": "assistant", "content": ""},
+            {"content": "H"},
+            {"content": "é"},  # two tokens: half a character is never sent
+            {},
+        ]
+        assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
+        assert all((choice["index"], choice["logprobs"]) == (0, None) for choice in choices)
+
+
+async def test_a_stream_with_usage_ends_in_a_chunk_without_choices(model: Model) -> None:
+    async with serving(model) as server:
+        body = {"messages": HELLO, "stream_options": {"include_usage": True}}
+        events = await read_stream(server.http, "/v1/chat/completions", body)
+        chunks = [json.loads(event) for event in events[:-1]]
+        assert all(chunk["usage"] is None for chunk in chunks[:-1])
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+        assert events[-1] == "[DONE]"
+
+
+async def test_a_completion_stream_has_the_apis_exact_chunks(model: Model) -> None:
+    async with serving(model, "Hi") as server:
+        events = await read_stream(server.http, "/v1/completions", {"prompt": "x"})
+        assert events.pop() == "[DONE]"
+        choices = [json.loads(event)["choices"][0] for event in events]
+        assert [(choice["text"], choice["finish_reason"]) for choice in choices] == [
+            ("H", None),
+            ("i", None),
+            ("", "stop"),
+        ]
+
+
+async def test_each_update_is_one_write(model: Model) -> None:
+    async with serving(model, "abc") as server:
+        writes: list[bytes] = []
+
+        async def record(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                writes.append(message["body"])
+
+        await call(server, {"model": "tiny", "messages": HELLO, "stream": True}, record)
+        assert [write.count(b"data: ") for write in writes] == [2, 1, 1, 2]
+        assert b"assistant" in writes[0]
+        assert b'"a"' in writes[0]
+        assert writes[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_the_times_add_up_to_the_response_time(model: Model) -> None:
+    async with serving(model) as server:
+        whole = (await post(server.http)).json()["usage"]["timing"]
+        body = {"messages": HELLO, "stream_options": {"include_usage": True}}
+        events = await read_stream(server.http, "/v1/chat/completions", body)
+        for timing in (whole, json.loads(events[-2])["usage"]["timing"]):
+            assert timing.keys() == {*TIMES, "total_ms"}
+            assert math.isclose(sum(timing[name] for name in TIMES), timing["total_ms"], abs_tol=0.01)
+            assert all(timing[name] >= 0 for name in TIMES)
+            assert timing["prefill_ms"] > 0
+            assert timing["preprocess_ms"] > 0
+
+
+async def test_a_prefix_seen_before_is_reported_as_cached(model: Model) -> None:
+    async with serving(model) as server:
+        long = [{"role": "user", "content": "x" * 100}]
+        first = (await post(server.http, messages=long)).json()["usage"]
+        again = (await post(server.http, messages=long)).json()["usage"]
+        salted = (await post(server.http, messages=long, cache_salt="mine")).json()["usage"]
+        assert first["prompt_tokens_details"]["cached_tokens"] == 0
+        assert again["prompt_tokens_details"]["cached_tokens"] >= 96
+        assert salted["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_string_ends_the_text_and_frees_the_request(model: Model, stream: bool) -> None:
+    async with serving(model, "one two three" + "." * 400) as server:
+        body = {"messages": HELLO, "stop": [" th", "zzz"]}
+        if stream:
+            options = {"stream_options": {"include_usage": True}}
+            events = await read_stream(server.http, "/v1/chat/completions", body | options)
+            chunks = [json.loads(event) for event in events[:-1]]
+            text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1])
+            reason, usage = chunks[-2]["choices"][0]["finish_reason"], chunks[-1]["usage"]
+        else:
+            answer = (await post(server.http, **body)).json()
+            text = answer["choices"][0]["message"]["content"]
+            reason, usage = answer["choices"][0]["finish_reason"], answer["usage"]
+        assert (text, reason) == ("one two", "stop")
+        assert usage["completion_tokens"] == len("one two th")
+        assert usage["timing"]["total_ms"] > 0
+        await wait_until(lambda: server.bridge.stats().running == 0)
+        assert server.bridge.stats().tokens < 100
+
+
+async def test_a_stop_token_ends_the_answer_and_is_not_in_its_text(model: Model) -> None:
+    async with serving(model) as server:
+        answer = (await post(server.http, stop_token_ids=[ord("t")])).json()
+        assert answer["choices"][0]["message"]["content"] == "Hello "
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        assert answer["usage"]["completion_tokens"] == len("Hello t")
+
+
+async def test_ignore_eos_goes_on_past_the_end_of_the_turn(model: Model) -> None:
+    async with serving(model, "ab") as server:
+        answer = (await post(server.http, ignore_eos=True, max_tokens=8)).json()
+        assert answer["choices"][0]["message"]["content"] == "ababab"
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["completion_tokens"] == 8
+
+
+async def test_a_message_in_parts_reads_as_one_in_text(model: Model) -> None:
+    async with serving(model) as server:
+        parts = [{"role": "developer", "content": [{"type": "text", "text": "Be brief."}]}, *HELLO]
+        plain = [{"role": "system", "content": "Be brief."}, *HELLO]
+        usages = [(await post(server.http, messages=messages)).json()["usage"] for messages in (parts, plain)]
+        assert usages[0]["prompt_tokens"] == usages[1]["prompt_tokens"] == len(model.tokenizer.encode_chat(plain))
+
+
+async def test_sampling_settings_reach_the_runner(model: Model) -> None:
+    async with serving(model) as server:
+        await post(server.http, temperature=0.5, top_p=0.25, top_k=7, seed=-1)
+        opened = [row.opens for batch in server.runner.batches for row in batch.rows if row.opens]
+        assert len(opened) == 1
+        sampling = opened[0]
+        assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.25, 7)
+        assert sampling.seed == 2**64 - 1
+
+
+async def test_the_one_model_is_listed_and_shown(model: Model) -> None:
+    async with serving(model) as server:
+        listed = [card async for card in server.client.models.list()]
+        assert [card.id for card in listed] == ["tiny"]
+        shown = await server.client.models.retrieve("tiny")
+        assert (shown.id, shown.object, shown.owned_by) == ("tiny", "model", "vivace")
+        with pytest.raises(openai.NotFoundError, match="'tiny'"):
+            await server.client.models.retrieve("gpt/4")
+
+
+# Errors
+
+
+async def test_a_wrong_model_is_not_found_and_the_right_one_named(model: Model) -> None:
+    async with serving(model) as server:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await server.client.chat.completions.create(model="gpt-4o", messages=HELLO)
+        assert caught.value.code == "model_not_found"
+        assert caught.value.param == "model"
+        assert "'tiny'" in caught.value.message
+
+
+async def test_an_unknown_field_is_refused_in_the_apis_shape(model: Model) -> None:
+    async with serving(model) as server:
+        response = await post(server.http, tempreature=1)
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert (error["param"], error["code"]) == ("tempreature", "unknown_parameter")
+
+
+async def test_more_answers_than_one_are_refused_by_name(model: Model) -> None:
+    async with serving(model) as server:
+        with pytest.raises(openai.BadRequestError, match="n = 2 is not supported"):
+            await server.client.chat.completions.create(model="tiny", messages=HELLO, n=2)
+
+
+@pytest.mark.parametrize("fields", [{"messages": [{"role": "user", "content": "x" * 600}]}, {"max_tokens": 500}])
+async def test_what_the_context_cannot_hold_is_refused(model: Model, fields: dict[str, object]) -> None:
+    async with serving(model) as server:
+        response = await post(server.http, **fields)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+        assert "512" in response.json()["error"]["message"]
+
+
+async def test_an_unknown_token_is_refused(model: Model) -> None:
+    async with serving(model) as server:
+        response = await post(server.http, "/v1/completions", messages=None, prompt=[99999])
+        assert response.status_code == 400
+        response = await server.http.post("/v1/completions", json={"model": "tiny", "prompt": [99999]})
+        assert response.status_code == 400
+        assert "token id" in response.json()["error"]["message"]
+
+
+async def test_a_body_that_declares_too_much_is_refused_unread(model: Model) -> None:
+    async with serving(model, max_body_bytes=1000) as server:
+        response = await post(server.http, messages=[{"role": "user", "content": "x" * 2000}])
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "body_too_large"
+
+
+async def test_a_body_that_grows_too_large_is_refused(model: Model) -> None:
+    async with serving(model, max_body_bytes=1000) as server:
+
+        async def endless() -> Any:
+            for _ in range(10):
+                yield b" " * 500
+
+        headers = {"content-type": "application/json"}
+        response = await server.http.post("/v1/chat/completions", content=endless(), headers=headers)
+        assert response.status_code == 413
+
+
+async def test_a_body_that_does_not_say_it_is_json_is_refused(model: Model) -> None:
+    async with serving(model) as server:
+        body = json.dumps({"model": "tiny", "messages": HELLO})
+        response = await server.http.post("/v1/chat/completions", content=body, headers={"content-type": "text/plain"})
+        assert response.status_code == 415
+        assert "application/json" in response.json()["error"]["message"]
+
+
+async def test_wrong_paths_and_methods_are_told_in_the_apis_shape(model: Model) -> None:
+    async with serving(model) as server:
+        missing = await server.http.post("/v1/chat")
+        wrong = await server.http.get("/v1/chat/completions")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "POST"
+
+
+async def test_a_full_queue_says_when_to_come_back(model: Model) -> None:
+    async with serving(model, slots=1, max_waiting=1) as server:
+        server.runner.hold_after(0)
+        tasks = [asyncio.create_task(post(server.http)) for _ in range(1)]
+        await wait_until(lambda: len(server.runner.batches) > 0)
+        tasks.append(asyncio.create_task(post(server.http, stream=True)))
+        tasks += [asyncio.create_task(post(server.http, stream=stream)) for stream in (False, True)]
+        server.runner.open_gate()
+        statuses = [(await task).status_code for task in tasks]
+        assert statuses[0] == 200
+        refused = [task.result() for task in tasks if task.result().status_code != 200]
+        assert refused
+        for response in refused:
+            assert response.status_code == 429
+            assert int(response.headers["retry-after"]) >= 1
+            assert response.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_step_that_fails_is_a_server_error(model: Model, stream: bool) -> None:
+    async with serving(model) as server:
+        server.runner.failing = True
+        response = await post(server.http, stream=stream)
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "step_failed"
+        server.runner.failing = False
+        assert (await post(server.http)).status_code == 200
+
+
+async def test_a_step_that_fails_midway_ends_the_stream_with_an_error(model: Model) -> None:
+    async with serving(model) as server:
+        server.runner.hold_after(3)
+        stream = asyncio.create_task(read_stream(server.http, "/v1/chat/completions", {"messages": HELLO}))
+        await wait_until(lambda: server.bridge.stats().tokens == 3)
+        server.runner.failing = True
+        server.runner.open_gate()
+        events = await stream
+        assert "[DONE]" not in events
+        assert json.loads(events[-1])["error"]["type"] == "server_error"
+        # The step at the gate had passed the check for failure already, so one more token may have come.
+        texts = [json.loads(event)["choices"][0]["delta"]["content"] for event in events[:-1]]
+        assert "".join(texts) in ("Hel", "Hell")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stopped_engine_is_unavailable(model: Model, stream: bool) -> None:
+    async with serving(model) as server:
+        await asyncio.to_thread(server.bridge.close)
+        response = await post(server.http, stream=stream)
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "engine_stopped"
+
+
+async def test_an_engine_that_stops_midway_is_told_to_the_reader(model: Model) -> None:
+    async with serving(model, "x" * 300) as server:
+        server.runner.hold_after(3)
+        stream = asyncio.create_task(read_stream(server.http, "/v1/chat/completions", {"messages": HELLO}))
+        await wait_until(lambda: server.bridge.stats().tokens == 3)
+        closing = asyncio.create_task(asyncio.to_thread(server.bridge.close))
+        await wait_until(lambda: server.bridge.health().error != "")
+        server.runner.open_gate()
+        events = await stream
+        await closing
+        assert json.loads(events[-1])["error"]["code"] == "engine_stopped"
+
+
+async def test_health_is_green_while_the_engine_works(model: Model) -> None:
+    async with serving(model) as server:
+        response = await server.http.get("/health")
+        assert response.status_code == 200
+        assert response.json() == {"status": "ok", "model": "tiny", "stuck_ms": 0.0}
+
+
+async def test_health_is_red_when_the_engine_is_dead(model: Model) -> None:
+    async with serving(model) as server:
+        await asyncio.to_thread(server.bridge.close)
+        response = await server.http.get("/health")
+        assert response.status_code == 503
+        assert response.json()["status"] == "error"
+        assert response.json()["error"]
+
+
+async def test_health_is_red_when_the_engine_is_stuck(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(model, stuck_after_ms=1000) as server:
+        monkeypatch.setattr(server.bridge, "health", lambda: Health(True, 999.0))
+        assert (await server.http.get("/health")).status_code == 200
+        monkeypatch.setattr(server.bridge, "health", lambda: Health(True, 1001.0))
+        response = await server.http.get("/health")
+        assert response.status_code == 503
+        assert "1001 ms" in response.json()["error"]
+
+
+# Clients that go
+
+
+async def call(server: Running, body: object, send: Any, gone: asyncio.Event | None = None) -> None:
+    """One request as a server would make it; `gone` set means that the client has closed its connection."""
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"server")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    await server.app(scope | {"query_string": b"", "raw_path": b"/v1/chat/completions"}, receive, send)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("tokens", [0, 3])
+async def test_a_client_that_goes_frees_its_request(model: Model, stream: bool, tokens: int) -> None:
+    async with serving(model, "x" * 300) as server:
+        server.runner.hold_after(tokens)
+        gone = asyncio.Event()
+        sent: list[Any] = []
+
+        async def record(message: Any) -> None:
+            sent.append(message)
+
+        body = {"model": "tiny", "messages": HELLO, "stream": stream}
+        request = asyncio.create_task(call(server, body, record, gone))
+        await wait_until(lambda: len(server.runner.batches) > 0 and server.bridge.stats().tokens == tokens)
+        gone.set()
+        await request
+        server.runner.let(1)  # the step under way ends; the abort is seen to before another begins
+        await wait_until(lambda: server.bridge.stats().running == 0)
+        assert server.bridge.stats().tokens <= tokens + 1
+        assert not any(b"[DONE]" in message.get("body", b"") for message in sent)
+
+
+async def test_one_reader_that_does_not_read_holds_up_no_other(model: Model) -> None:
+    async with serving(model) as server:
+        never = asyncio.Event()
+
+        async def stuck(message: Any) -> None:
+            await never.wait()
+
+        gone = asyncio.Event()
+        body = {"model": "tiny", "messages": HELLO, "stream": True}
+        slow = asyncio.create_task(call(server, body, stuck, gone))
+        answers = await asyncio.gather(*(post(server.http) for _ in range(8)))
+        assert all(answer.json()["choices"][0]["message"]["content"] == "Hello there." for answer in answers)
+        gone.set()
+        await slow
+
+
+async def test_a_hundred_streams_at_once_all_get_the_whole_text(model: Model) -> None:
+    text = "The quick brown fox jumps over the lazy dog."
+    async with serving(model, text, max_waiting=200, slots=8) as server:
+
+        async def one() -> str:
+            stream = await server.client.chat.completions.create(model="tiny", messages=HELLO, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        assert await asyncio.gather(*(one() for _ in range(100))) == [text] * 100
+
+
+# Anything at all
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+_message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool", "robot"]), "content": st.text() | _json},
+    optional={"name": _json, "tool_calls": _json},
+)
+_fields = st.fixed_dictionaries(
+    {"model": st.just("tiny") | _json},
+    optional={
+        "messages": st.lists(_message, max_size=3) | _json,
+        "prompt": st.text() | st.lists(st.integers(-5, 400)) | _json,
+        "max_tokens": st.integers(-2, 600) | _json,
+        "max_completion_tokens": st.integers(1, 5) | _json,
+        "temperature": st.floats(-1, 3) | _json,
+        "top_p": st.floats(-1, 2) | _json,
+        "top_k": st.integers() | _json,
+        "seed": st.integers() | _json,
+        "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=18) | _json,
+        "stream": st.booleans() | _json,
+        "stream_options": st.just({"include_usage": True}) | _json,
+        "stop_token_ids": st.lists(st.integers(-1, 400)) | _json,
+        "ignore_eos": st.booleans() | _json,
+        "n": st.integers(0, 2) | _json,
+        "logprobs": _json,
+        "tools": _json,
+        "response_format": _json,
+        "cache_salt": st.text() | _json,
+    },
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bodies=st.lists(_fields, min_size=5, max_size=10), raw=st.lists(st.binary(max_size=60), max_size=3))
+def test_no_body_makes_the_server_fail(model: Model, bodies: list[Any], raw: list[bytes]) -> None:
+    async def send_all() -> list[httpx.Response]:
+        async with serving(model) as server:
+            contents = [json.dumps(body).encode() for body in bodies] + raw
+            headers = {"content-type": "application/json"}
+            return [
+                await server.http.post(path, content=content, headers=headers)
+                for content in contents
+                for path in ("/v1/chat/completions", "/v1/completions")
+            ]
+
+    for response in asyncio.run(send_all()):
+        assert response.status_code < 500
+        if response.status_code >= 400:
+            error = response.json()["error"]
+            assert error["message"]
+            assert error["type"] == "invalid_request_error"
