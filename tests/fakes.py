@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Sampling, StepResult, Want
+from vivace.engine.request import Request
 
 LIMITS = RunnerLimits(slots=8, blocks=64, max_batch_tokens=64, context_length=512, vocab_size=101)
 
@@ -60,6 +61,23 @@ def reference_tokens(
 def reference_scores(prompt: Sequence[int]) -> list[float]:
     """The log-probabilities of every prompt token but the first."""
     return [score(prompt[:i], prompt[i]) for i in range(1, len(prompt))]
+
+
+def make_request(
+    id: str = "a",
+    prompt: Sequence[int] = (1, 2, 3),
+    max_tokens: int = 8,
+    sampling: Sampling | None = None,
+    *,
+    arrived: float = 1000.0,
+    preprocess_ms: float = 0.0,
+    cache_salt: str = "",
+    score_prompt: bool = False,
+) -> Request:
+    """A greedy request, where nothing else is said."""
+    return Request(
+        id, tuple(prompt), max_tokens, sampling or Sampling(), arrived, preprocess_ms, cache_salt, score_prompt
+    )
 
 
 class PlantedError(Exception):

@@ -39,6 +39,27 @@ async def read_stream(http: httpx.AsyncClient, path: str, body: dict[str, object
     return [line.removeprefix("data: ") for line in lines]
 
 
+async def stream_paced(server: Running, body: dict[str, object], path: str = "/v1/chat/completions") -> list[bytes]:
+    """Every write of a stream whose reader is faster than the model."""
+    writes: list[bytes] = []
+    server.runner.hold_after(1)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            writes.append(message["body"])
+            server.runner.let(1)
+
+    await call(server, {"model": "tiny", "stream": True} | body, send, path=path)
+    return writes
+
+
+def parse_events(writes: list[bytes]) -> list[Any]:
+    """The chunks of a stream that ends as it should."""
+    *events, done, rest = b"".join(writes).decode().split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
 async def test_the_official_client_gets_a_chat_answer(model: Model) -> None:
     async with serving(model) as server:
         answer = await server.client.chat.completions.create(model="tiny", messages=HELLO)
@@ -79,10 +100,8 @@ async def test_the_official_client_completes_text(model: Model) -> None:
 
 
 async def test_a_chat_stream_has_the_apis_exact_chunks(model: Model) -> None:
-    async with serving(model, "Hé") as server:
-        events = await read_stream(server.http, "/v1/chat/completions", {"messages": HELLO})
-        assert events.pop() == "[DONE]"
-        chunks = [json.loads(event) for event in events]
+    async with serving(model, "Hi") as server:
+        chunks = parse_events(await stream_paced(server, {"messages": HELLO}))
         head = {key: chunks[0][key] for key in ("id", "object", "created", "model")}
         assert head["object"] == "chat.completion.chunk"
         assert all(chunk.keys() == head.keys() | {"choices"} for chunk in chunks)
@@ -91,7 +110,7 @@ async def test_a_chat_stream_has_the_apis_exact_chunks(model: Model) -> None:
         assert [choice["delta"] for choice in choices] == [
             {"role": "assistant", "content": ""},
             {"content": "H"},
-            {"content": "é"},  # two tokens: half a character is never sent
+            {"content": "i"},
             {},
         ]
         assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
@@ -111,9 +130,8 @@ async def test_a_stream_with_usage_ends_in_a_chunk_without_choices(model: Model)
 
 async def test_a_completion_stream_has_the_apis_exact_chunks(model: Model) -> None:
     async with serving(model, "Hi") as server:
-        events = await read_stream(server.http, "/v1/completions", {"prompt": "x"})
-        assert events.pop() == "[DONE]"
-        choices = [json.loads(event)["choices"][0] for event in events]
+        chunks = parse_events(await stream_paced(server, {"prompt": "x"}, "/v1/completions"))
+        choices = [chunk["choices"][0] for chunk in chunks]
         assert [(choice["text"], choice["finish_reason"]) for choice in choices] == [
             ("H", None),
             ("i", None),
@@ -123,17 +141,19 @@ async def test_a_completion_stream_has_the_apis_exact_chunks(model: Model) -> No
 
 async def test_each_update_is_one_write(model: Model) -> None:
     async with serving(model, "abc") as server:
-        writes: list[bytes] = []
-
-        async def record(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                writes.append(message["body"])
-
-        await call(server, {"model": "tiny", "messages": HELLO, "stream": True}, record)
+        writes = await stream_paced(server, {"messages": HELLO})
         assert [write.count(b"data: ") for write in writes] == [2, 1, 1, 2]
-        assert b"assistant" in writes[0]
-        assert b'"a"' in writes[0]
+        assert b'"role":"assistant"' in writes[0]
+        assert b'"content":"a"' in writes[0]
         assert writes[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_half_a_character_is_never_sent(model: Model) -> None:
+    async with serving(model, "a\u00e9\U0001f600!") as server:
+        chunks = parse_events(await stream_paced(server, {"messages": HELLO}))
+        pieces = [chunk["choices"][0]["delta"].get("content") for chunk in chunks]
+        assert "".join(piece or "" for piece in pieces) == "a\u00e9\U0001f600!"
+        assert pieces.count("") == 1  # the role's; a token without text writes nothing
 
 
 async def test_the_times_add_up_to_the_response_time(model: Model) -> None:
@@ -161,9 +181,19 @@ async def test_a_prefix_seen_before_is_reported_as_cached(model: Model) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_stop_string_ends_the_text_and_frees_the_request(model: Model, stream: bool) -> None:
+async def test_a_stop_string_ends_the_text_and_frees_the_request(
+    model: Model, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(model, "one two three" + "." * 400) as server:
-        body = {"messages": HELLO, "stop": [" th", "zzz"]}
+        server.runner.hold_after(len("one two th"))
+        abort = server.bridge.abort
+
+        def abort_and_let_go(id: str) -> None:
+            abort(id)
+            server.runner.let(1)
+
+        monkeypatch.setattr(server.bridge, "abort", abort_and_let_go)
+        body: dict[str, object] = {"messages": HELLO, "stop": [" th", "zzz"]}
         if stream:
             options = {"stream_options": {"include_usage": True}}
             events = await read_stream(server.http, "/v1/chat/completions", body | options)
@@ -178,7 +208,20 @@ async def test_a_stop_string_ends_the_text_and_frees_the_request(model: Model, s
         assert usage["completion_tokens"] == len("one two th")
         assert usage["timing"]["total_ms"] > 0
         await wait_until(lambda: server.bridge.stats().running == 0)
-        assert server.bridge.stats().tokens < 100
+        assert server.bridge.stats().tokens <= len("one two th") + 1
+
+
+async def test_a_stop_string_that_the_last_token_completes_is_a_stop(model: Model) -> None:
+    async with serving(model) as server:
+        answer = (await post(server.http, stop="lo", max_tokens=5)).json()
+        assert answer["choices"][0]["message"]["content"] == "Hel"
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_text_held_back_for_a_stop_string_comes_when_none_does(model: Model) -> None:
+    async with serving(model, "one two") as server:
+        answer = (await post(server.http, stop=["two three"])).json()
+        assert answer["choices"][0]["message"]["content"] == "one two"
 
 
 async def test_a_stop_token_ends_the_answer_and_is_not_in_its_text(model: Model) -> None:
@@ -310,19 +353,18 @@ async def test_wrong_paths_and_methods_are_told_in_the_apis_shape(model: Model) 
 async def test_a_full_queue_says_when_to_come_back(model: Model) -> None:
     async with serving(model, slots=1, max_waiting=1) as server:
         server.runner.hold_after(0)
-        tasks = [asyncio.create_task(post(server.http)) for _ in range(1)]
+        first = asyncio.create_task(post(server.http))
         await wait_until(lambda: len(server.runner.batches) > 0)
-        tasks.append(asyncio.create_task(post(server.http, stream=True)))
-        tasks += [asyncio.create_task(post(server.http, stream=stream)) for stream in (False, True)]
+        others = [asyncio.create_task(post(server.http, stream=stream)) for stream in (False, True, False, True)]
+        await wait_until(lambda: submitted.count == 5)
         server.runner.open_gate()
-        statuses = [(await task).status_code for task in tasks]
-        assert statuses[0] == 200
-        refused = [task.result() for task in tasks if task.result().status_code != 200]
-        assert refused
-        for response in refused:
-            assert response.status_code == 429
-            assert int(response.headers["retry-after"]) >= 1
-            assert response.json()["error"]["code"] == "queue_full"
+        answers = [await task for task in others]
+        assert (await first).status_code == 200
+        assert sorted(answer.status_code for answer in answers) == [200, 429, 429, 429]
+        for answer in answers:
+            if answer.status_code == 429:
+                assert int(answer.headers["retry-after"]) >= 1
+                assert answer.json()["error"]["code"] == "queue_full"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -402,7 +444,9 @@ async def test_health_is_red_when_the_engine_is_stuck(model: Model, monkeypatch:
 # Clients that go
 
 
-async def call(server: Running, body: object, send: Any, gone: asyncio.Event | None = None) -> None:
+async def call(
+    server: Running, body: object, send: Any, gone: asyncio.Event | None = None, path: str = "/v1/chat/completions"
+) -> None:
     """One request as a server would make it; `gone` set means that the client has closed its connection."""
     messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
@@ -413,8 +457,8 @@ async def call(server: Running, body: object, send: Any, gone: asyncio.Event | N
         return {"type": "http.disconnect"}
 
     headers = [(b"content-type", b"application/json"), (b"host", b"server")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
-    await server.app(scope | {"query_string": b"", "raw_path": b"/v1/chat/completions"}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    await server.app(scope | {"query_string": b"", "raw_path": path.encode()}, receive, send)
 
 
 @pytest.mark.parametrize("stream", [False, True])

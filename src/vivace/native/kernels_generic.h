@@ -55,7 +55,7 @@ inline Floats apply(Activation activation, Floats x) {
 template <int Rows, int Blocks>
 inline void write_tile(Floats (&total)[Rows][Blocks], const LinearWeights& w, int block, const LinearTile& tile, int row) {
   for (int r = 0; r < Rows; r++) {
-    float* out = tile.out + (row - tile.first_row) * tile.out_stride + (block - tile.first_block) * lanes;
+    float* out = tile.out + (row + r - tile.first_row) * tile.out_stride + (block - tile.first_block) * lanes;
     for (int b = 0; b < Blocks; b++, out += lanes) {
       Floats value = total[r][b];
       if (w.bias) value = value + load(w.bias + (block + b) * lanes);
