@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from vivace.batch import Batch, Row, RunnerLimits, StepResult, Want
+from vivace.batch import Batch, Handle, Row, RunnerLimits, StepResult, Want
 
 END_OF_TURN = 258
 
@@ -19,6 +19,8 @@ class ScriptedRunner:
         self.limits = RunnerLimits(slots, 4096, 64, context_length, vocab_size)
         self.script = (*(script.encode() if isinstance(script, str) else script), END_OF_TURN)
         self.failing = False
+        self.interrupts = 0
+        """One for each message to the engine."""
         self.batches: list[Batch] = []
         self._said: dict[int, int] = {}
         self._gate: threading.Semaphore | None = None
@@ -45,11 +47,12 @@ class ScriptedRunner:
             gate.acquire()
         return StepResult([self._compute(row) for row in batch.rows])
 
-    def collect(self, handle: StepResult) -> StepResult:
+    def collect(self, handle: Handle) -> StepResult:
+        assert isinstance(handle, StepResult)
         return handle
 
     def interrupt(self) -> None:
-        pass
+        self.interrupts += 1
 
     def close(self) -> None:
         pass

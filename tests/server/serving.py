@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 from starlette.applications import Starlette
-
 from tests.server.scripted import ScriptedRunner
+
 from vivace.engine.bridge import EngineThread
 from vivace.engine.engine import Engine
 from vivace.engine.scheduler import SchedulerConfig
@@ -41,18 +42,19 @@ def make_model(directory: Path, name: str = "tiny") -> Model:
 
 @asynccontextmanager
 async def serving(
-    model: Model, script: str | bytes = "Hello there.", *, max_waiting: int = 64, slots: int = 4, **config: object
+    model: Model, script: str | bytes = "Hello there.", *, max_waiting: int = 64, slots: int = 4, **config: Any
 ) -> AsyncIterator[Running]:
     """The app with its engine running, and clients of it in the same process."""
     runner = ScriptedRunner(script, model.config.context_length, model.config.vocab_size, slots)
     bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)))
-    app = build_app(model, bridge, ServerConfig(**config))  # type: ignore[arg-type]
+    app = build_app(model, bridge, ServerConfig(**config))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://server") as http,
     ):
-        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http, max_retries=0)
+        inside: Any = http  # the official client's own HTTP library differs from version to version
+        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=inside, max_retries=0)
         try:
             yield Running(app, http, client, bridge, runner)
         finally:

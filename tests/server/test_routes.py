@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -12,8 +13,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.server.serving import Running, serving, wait_until
+
 from vivace.engine.bridge import Health
 from vivace.models.model import Model
 
@@ -23,13 +24,13 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 TIMES = ("preprocess_ms", "queue_ms", "prefill_ms", "decode_ms", "flush_ms")
 
 
-async def post(http: httpx.AsyncClient, path: str = "/v1/chat/completions", **fields: object) -> httpx.Response:
+async def post(http: httpx.AsyncClient, path: str = "/v1/chat/completions", **fields: Any) -> httpx.Response:
     return await http.post(path, json={"model": "tiny", "messages": HELLO} | fields)
 
 
-async def read_stream(http: httpx.AsyncClient, path: str, body: dict[str, object]) -> list[str]:
+async def read_stream(http: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> list[str]:
     """The data of every event."""
-    response = await http.post(path, json={"model": "tiny", "stream": True} | body)
+    response = await http.post(path, json={"model": "tiny", "stream": True, **body})
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "content-length" not in response.headers
@@ -148,14 +149,6 @@ async def test_each_update_is_one_write(model: Model) -> None:
         assert writes[-1].endswith(b"data: [DONE]\n\n")
 
 
-async def test_half_a_character_is_never_sent(model: Model) -> None:
-    async with serving(model, "a\u00e9\U0001f600!") as server:
-        chunks = parse_events(await stream_paced(server, {"messages": HELLO}))
-        pieces = [chunk["choices"][0]["delta"].get("content") for chunk in chunks]
-        assert "".join(piece or "" for piece in pieces) == "a\u00e9\U0001f600!"
-        assert pieces.count("") == 1  # the role's; a token without text writes nothing
-
-
 async def test_the_times_add_up_to_the_response_time(model: Model) -> None:
     async with serving(model) as server:
         whole = (await post(server.http)).json()["usage"]["timing"]
@@ -193,7 +186,7 @@ async def test_a_stop_string_ends_the_text_and_frees_the_request(
             server.runner.let(1)
 
         monkeypatch.setattr(server.bridge, "abort", abort_and_let_go)
-        body: dict[str, object] = {"messages": HELLO, "stop": [" th", "zzz"]}
+        body: dict[str, Any] = {"messages": HELLO, "stop": [" th", "zzz"]}
         if stream:
             options = {"stream_options": {"include_usage": True}}
             events = await read_stream(server.http, "/v1/chat/completions", body | options)
@@ -297,7 +290,7 @@ async def test_more_answers_than_one_are_refused_by_name(model: Model) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"messages": [{"role": "user", "content": "x" * 600}]}, {"max_tokens": 500}])
-async def test_what_the_context_cannot_hold_is_refused(model: Model, fields: dict[str, object]) -> None:
+async def test_what_the_context_cannot_hold_is_refused(model: Model, fields: dict[str, Any]) -> None:
     async with serving(model) as server:
         response = await post(server.http, **fields)
         assert response.status_code == 400
@@ -356,7 +349,7 @@ async def test_a_full_queue_says_when_to_come_back(model: Model) -> None:
         first = asyncio.create_task(post(server.http))
         await wait_until(lambda: len(server.runner.batches) > 0)
         others = [asyncio.create_task(post(server.http, stream=stream)) for stream in (False, True, False, True)]
-        await wait_until(lambda: submitted.count == 5)
+        await wait_until(lambda: server.runner.interrupts == 5)
         server.runner.open_gate()
         answers = [await task for task in others]
         assert (await first).status_code == 200

@@ -53,7 +53,7 @@ _PAGE_FILES = {
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where to listen, and the limits of the HTTP side."""
+    """Where to listen, and the limits of the HTTP side. Raises `ConfigError` when a value is out of its range."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -67,6 +67,16 @@ class ServerConfig:
     """How long answers under way may take to finish when the server stops; then their readers are told."""
     keep_alive_s: int = 75
     """An idle connection is closed after this long."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise ConfigError(f"The port is {self.port}; it must be 0 (any free one) to 65535.")
+        for name in ("max_body_bytes", "prompt_threads", "keep_alive_s"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("stuck_after_ms", "drain_ms"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
 
 
 def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
@@ -116,7 +126,7 @@ def listen(config: ServerConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(
             f"Cannot listen on {config.host} port {config.port}: {error}. Choose another with --port (0 takes a free "
             "one) or --host, or stop the program that holds it."

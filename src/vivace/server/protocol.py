@@ -421,7 +421,7 @@ class Reply(Struct, frozen=True):
     created: int
     model: str
     choices: list[ChatChoice] | list[ChunkChoice] | list[TextChoice]
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,7 +482,7 @@ class CompletionReplies:
     def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
         return self._reply(choices, usage if self.with_usage else UNSET)
 
-    def _reply(self, choices: list[TextChoice], usage: Usage | None | UnsetType) -> bytes:
+    def _reply(self, choices: list[TextChoice], usage: Usage | UnsetType | None) -> bytes:
         return _encoder.encode(Reply(self.id, "text_completion", self.created, self.model, choices, usage))
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -54,7 +54,7 @@ class Answer:
         self._bridge = bridge
         self._request = request
         self._text = text
-        self._updates = cast("AsyncGenerator[Update]", bridge.submit(request))
+        self._updates = bridge.submit(request)
         self._tokens = 0
         self._last: Update | None = None
 

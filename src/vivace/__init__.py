@@ -1,0 +1,15 @@
+"""vivace: real-time LLM inference.
+
+    >>> import vivace
+    >>> llm = vivace.load("mini")
+    >>> answer = llm.generate([{"role": "user", "content": "Hello!"}], max_tokens=32)
+    >>> print(answer.text, answer.timing.total_ms)
+"""
+
+from __future__ import annotations
+
+from vivace.llm import LLM, Generation, load
+from vivace.sampling import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "Generation", "SamplingParams", "load"]

@@ -1,0 +1,151 @@
+"""The command line: the only argument parsing. It builds configs, calls functions, and prints.
+
+Imports of what a command needs stand inside it: `vivace --help` should not wait for a tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from vivace.errors import VivaceError
+
+
+class _Group(click.Group):
+    """Turns our own errors into one line on standard error and exit status 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except VivaceError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--quantize", type=click.Choice(["none", "int8"]), default="int8", show_default=True,
+                     help="Format of the weights; none is exact f32."),
+        click.option("--threads", type=click.IntRange(0), default=0, help="0, the default: all cores allowed."),
+        click.option("--max-sequences", type=click.IntRange(1), default=1024, show_default=True,
+                     help="Sequences under way at once."),
+        click.option("--kv-memory", type=float, default=1.0, show_default=True, metavar="GIB",
+                     help="Memory for the KV cache, taken as it fills."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _model_options(quantize: str, threads: int, max_sequences: int, kv_memory: float) -> dict[str, Any]:
+    return {
+        "quantize": quantize,
+        "threads": threads,
+        "max_sequences": max_sequences,
+        "max_batch_tokens": max(1024, max_sequences),
+        "kv_memory_bytes": int(kv_memory * 2**30),
+    }
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vivace")
+def main() -> None:
+    """Real-time LLM inference: a model and a latency budget in, a server that keeps it out."""
+
+
+@main.command()
+@click.argument("model", default="mini")
+@click.option("--prompt", required=True, help="Text to continue, or with --chat what the user says.")
+@click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Default: until the model ends or its context is full.")
+@click.option("--temperature", type=float, help="0 is greedy. Default: as the model's files say.")
+@click.option("--top-k", type=int)
+@click.option("--top-p", type=float)
+@click.option("--seed", type=int)
+@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
+@click.option("--ignore-eos", is_flag=True, help="Go on past the model's own end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with tokens and timing.")
+@_add_model_options
+def generate(
+    model: str,
+    prompt: str,
+    chat: bool,
+    max_tokens: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    stop: tuple[str, ...],
+    ignore_eos: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Continue PROMPT with MODEL: mini (embedded), a directory, or a hub id."""
+    from vivace.llm import load
+    from vivace.sampling import SamplingParams
+
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
+    with load(model, **_model_options(**options)) as llm:
+        request = [{"role": "user", "content": prompt}] if chat else prompt
+        if as_json:
+            click.echo(json.dumps(_describe(llm.model.name, llm.generate(request, params)), ensure_ascii=False))
+            return
+        for piece in llm.stream(request, params):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        click.echo()
+
+
+def _describe(model: str, generation: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "text": generation.text,
+        "token_ids": generation.token_ids,
+        "finish_reason": generation.finish_reason,
+        "usage": {
+            "prompt_tokens": generation.prompt_tokens,
+            "completion_tokens": len(generation.token_ids),
+            "cached_tokens": generation.cached_tokens,
+        },
+        "timing": generation.timing.as_dict(),
+    }
+
+
+@main.command()
+@click.argument("model", default="mini")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback unless told otherwise.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@_add_model_options
+def serve(model: str, host: str, port: int, **options: Any) -> None:
+    """Serve MODEL (mini, a directory, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
+    from vivace.engine.bridge import EngineThread
+    from vivace.engine.engine import Engine
+    from vivace.llm import load_runner
+    from vivace.models.model import open_model
+    from vivace.runners.native import NativeConfig
+    from vivace.server import app
+
+    opened = open_model(model)
+    runner = load_runner(opened, NativeConfig(**_model_options(**options)))
+    click.echo(
+        f"{opened.name}: {options['quantize']}, {runner.weight_bytes / 1e6:.1f} MB of weights, context "
+        f"{opened.config.context_length}; {runner.isa}, {runner.threads} threads"
+    )
+
+    def announce(url: str) -> None:
+        click.echo(f"chat page  {url}/\nAPI        {url}/v1   (OpenAI-compatible)\nCtrl-C stops")
+
+    try:
+        app.serve(opened, EngineThread(Engine(runner)), app.ServerConfig(host=host, port=port), announce)
+    finally:
+        runner.close()

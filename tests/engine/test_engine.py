@@ -1,0 +1,563 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from tests.fakes import (
+    LIMITS,
+    FakeClock,
+    FakeRunner,
+    PlantedError,
+    make_request,
+    reference_scores,
+    reference_tokens,
+)
+from vivace.batch import Batch, RunnerLimits, Sampling, StepResult
+from vivace.engine.engine import Engine
+from vivace.engine.request import FinishReason, Request, StepEvent, Update
+from vivace.engine.scheduler import SchedulerConfig
+from vivace.errors import ConfigError, ContextLengthError, EngineError, QueueFullError, RequestError
+
+NO_BURSTS = SchedulerConfig(max_burst_steps=1)
+
+
+@dataclass
+class Answer:
+    tokens: list[int] = field(default_factory=list)
+    updates: int = 0
+    scores: list[float] | None = None
+    last: Update | None = None
+
+    @property
+    def reason(self) -> FinishReason | None:
+        return self.last.finish_reason if self.last else None
+
+
+def make_engine(runner: FakeRunner, config: SchedulerConfig | None = None) -> Engine:
+    return Engine(runner, config, runner.clock)
+
+
+def gather(answers: dict[str, Answer], event: StepEvent) -> None:
+    for update in event:
+        answer = answers.setdefault(update.id, Answer())
+        assert answer.last is None, "an update after the last one"
+        assert update.prompt_scores is None or answer.updates == 0, "scores come with the first update"
+        answer.tokens += update.tokens
+        answer.updates += 1
+        answer.scores = update.prompt_scores if update.prompt_scores is not None else answer.scores
+        if update.finish_reason is not None:
+            assert update.timeline is not None
+            answer.last = update
+        else:
+            assert update.tokens, "an update without news"
+
+
+def drain(engine: Engine) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    while engine.has_work:
+        gather(answers, engine.step())
+        engine.check_integrity()
+    return answers
+
+
+def answer_all(requests: list[Request], runner: FakeRunner, config: SchedulerConfig | None = None) -> dict[str, Answer]:
+    engine = make_engine(runner, config)
+    for request in requests:
+        engine.add(request)
+    return drain(engine)
+
+
+def expected(request: Request, limits: RunnerLimits = LIMITS) -> list[int]:
+    room = min(request.max_tokens, limits.context_length - len(request.prompt))
+    return reference_tokens(request.prompt, request.sampling, room, limits.vocab_size)
+
+
+def mixed_requests(count: int) -> list[Request]:
+    rng = random.Random(count)
+    system = [rng.randrange(101) for _ in range(40)]
+    return [
+        make_request(
+            str(i),
+            system[: rng.choice((0, 20, 40))] + [rng.randrange(101) for _ in range(rng.randrange(1, 60))],
+            rng.randrange(1, 40),
+            Sampling(temperature=i % 2, seed=i, stop_token_ids=(7, 9) if i % 3 else ()),
+            cache_salt="s" if i % 5 == 0 else "",
+            score_prompt=i % 7 == 0,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "config"),
+    [
+        pytest.param({}, None, id="room enough"),
+        pytest.param({"max_batch_tokens": 9}, None, id="small chunks"),
+        pytest.param({"blocks": 9}, None, id="few blocks"),
+        pytest.param({"slots": 1}, None, id="one slot"),
+        pytest.param({"slots": 64, "blocks": 40, "max_batch_tokens": 70}, NO_BURSTS, id="no bursts"),
+    ],
+)
+def test_a_request_answers_in_a_crowd_what_it_answers_alone(
+    changes: dict[str, int], config: SchedulerConfig | None
+) -> None:
+    limits = replace(LIMITS, **changes)
+    requests = mixed_requests(60)
+    answers = answer_all(requests, FakeRunner(limits), config)
+    for request in requests:
+        answer = answers[request.id]
+        assert answer.tokens == expected(request)
+        assert answer.scores == (reference_scores(request.prompt) if request.score_prompt else None)
+        stopped = answer.tokens[-1] in request.sampling.stop_token_ids
+        assert answer.reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+
+
+def test_the_crowd_above_does_preempt_and_share() -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, blocks=9)))
+    for request in mixed_requests(60):
+        engine.add(request)
+    drain(engine)
+    assert engine.stats().preemptions > 0
+    assert engine.stats().cached_tokens > 0
+    assert engine.stats().blocks_used == 0
+
+
+def test_a_stop_token_is_the_last_one_reported() -> None:
+    free = reference_tokens([1, 2, 3], Sampling(), 20)
+    answer = answer_all([make_request(max_tokens=20, sampling=Sampling(stop_token_ids=(free[5],)))], FakeRunner())["a"]
+    assert answer.tokens == free[: free.index(free[5]) + 1]
+    assert answer.reason is FinishReason.STOP
+
+
+def test_an_answer_ends_with_max_tokens() -> None:
+    answer = answer_all([make_request(max_tokens=1)], FakeRunner())["a"]
+    assert answer.tokens == reference_tokens([1, 2, 3], Sampling(), 1)
+    assert answer.reason is FinishReason.LENGTH
+
+
+def test_an_answer_ends_with_the_context() -> None:
+    answer = answer_all([make_request(max_tokens=500)], FakeRunner(replace(LIMITS, context_length=40)))["a"]
+    assert len(answer.tokens) == 37
+    assert answer.reason is FinishReason.LENGTH
+
+
+def test_the_last_update_tells_how_much_of_the_prompt_was_cached() -> None:
+    engine = make_engine(FakeRunner())
+    for id, cached in (("a", 0), ("b", 32)):
+        engine.add(make_request(id, range(40)))
+        assert _last(drain(engine)[id]).cached_tokens == cached
+
+
+def _last(answer: Answer) -> Update:
+    assert answer.last is not None
+    return answer.last
+
+
+def test_requests_under_way_have_ids_of_their_own() -> None:
+    engine = make_engine(FakeRunner())
+    engine.add(make_request("a"))
+    with pytest.raises(RequestError, match="'a' is under way"):
+        engine.add(make_request("a"))
+    drain(engine)
+    engine.add(make_request("a"))
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    engine = make_engine(FakeRunner(), SchedulerConfig(max_waiting=2))
+    engine.add(make_request("a"))
+    engine.add(make_request("b"))
+    with pytest.raises(QueueFullError, match="2 requests are waiting"):
+        engine.add(make_request("c"))
+    engine.step()
+    engine.add(make_request("c"))
+    assert set(drain(engine)) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (make_request(prompt=()), RequestError, "at least one"),
+        (make_request(max_tokens=0), RequestError, "max_tokens is 0"),
+        (make_request(prompt=(1, 101)), RequestError, "0 to 100"),
+        (make_request(prompt=(-1,)), RequestError, "0 to 100"),
+        (make_request(prompt=[1] * 512), ContextLengthError, "512 tokens"),
+        (make_request(prompt=[1] * 60, max_tokens=30), ContextLengthError, "room for 80"),
+    ],
+)
+def test_what_can_never_be_answered_is_refused(request_: Request, error: type[Exception], message: str) -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, blocks=5)))
+    with pytest.raises(error, match=message):
+        engine.add(request_)
+    assert not engine.has_work
+
+
+def test_what_just_fits_the_pool_is_answered() -> None:
+    request = make_request(prompt=[1] * 60, max_tokens=21)
+    assert len(answer_all([request], FakeRunner(replace(LIMITS, blocks=5)))["a"].tokens) == 21
+
+
+def test_a_runner_without_room_is_refused() -> None:
+    with pytest.raises(ConfigError, match="blocks is 0"):
+        Engine(FakeRunner(replace(LIMITS, blocks=0)))
+
+
+def test_an_abort_is_reported_by_the_next_step_wherever_the_request_is() -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, slots=2, max_batch_tokens=16)), NO_BURSTS)
+    for id in ("running", "half way", "waiting"):
+        engine.add(make_request(id, range(30) if id == "half way" else (1, 2), 50))
+    engine.step()
+    for id in ("running", "half way", "waiting"):
+        assert engine.abort(id)
+        engine.check_integrity()
+    event = engine.step()
+    assert [(update.id, update.finish_reason) for update in event] == [
+        ("running", FinishReason.ABORT),
+        ("half way", FinishReason.ABORT),
+        ("waiting", FinishReason.ABORT),
+    ]
+    assert not engine.has_work
+    assert engine.stats().blocks_used == 0
+
+
+def test_aborting_what_is_not_under_way_does_nothing() -> None:
+    engine = make_engine(FakeRunner())
+    assert not engine.abort("nobody")
+    assert engine.step() == []
+
+
+def test_a_request_aborted_while_its_step_runs_gets_nothing_more() -> None:
+    runner = FakeRunner()
+    engine = make_engine(runner)
+
+    def abort(batch: Batch) -> None:
+        engine.abort("a")
+
+    runner.on_launch = abort
+    engine.add(make_request("a"))
+    engine.add(make_request("b"))
+    answers = drain(engine)
+    assert (answers["a"].reason, answers["a"].tokens) == (FinishReason.ABORT, [])
+    assert answers["b"].tokens == expected(make_request("b"))
+
+
+def test_everything_can_be_aborted_at_once() -> None:
+    engine = make_engine(FakeRunner())
+    for request in mixed_requests(20):
+        engine.add(request)
+    engine.step()
+    engine.abort_all()
+    assert sum(update.finish_reason is FinishReason.ABORT for update in engine.step()) == 20
+    assert not engine.has_work
+
+
+def record_batches(runner: FakeRunner) -> list[Batch]:
+    batches: list[Batch] = []
+    runner.on_launch = batches.append
+    return batches
+
+
+def test_streams_alone_take_few_calls_of_the_runner() -> None:
+    runner = FakeRunner()
+    batches = record_batches(runner)
+    engine = make_engine(runner, SchedulerConfig(max_burst_steps=8))
+    engine.add(make_request("a", max_tokens=33))
+    engine.add(make_request("b", max_tokens=33))
+    drain(engine)
+    assert [batch.max_steps for batch in batches] == [1, 8, 8, 8, 8]
+    assert (engine.stats().steps, engine.stats().passes, engine.stats().tokens) == (5, 33, 66)
+
+
+def test_a_burst_ends_early_for_who_stops_and_goes_on_for_others() -> None:
+    stop = reference_tokens([1, 2, 3], Sampling(), 20)[4]
+    requests = [
+        make_request("a", max_tokens=20, sampling=Sampling(stop_token_ids=(stop,))),
+        make_request("b", (4, 5), max_tokens=20),
+    ]
+    answers = answer_all(requests, FakeRunner())
+    assert answers["a"].reason is FinishReason.STOP
+    assert all(answers[request.id].tokens == expected(request) for request in requests)
+
+
+def test_an_interrupted_burst_loses_nothing() -> None:
+    runner = FakeRunner()
+    engine = make_engine(runner)
+    runner.on_pass = engine.interrupt
+    engine.add(make_request("a", max_tokens=20))
+    answer = drain(engine)["a"]
+    assert answer.tokens == expected(make_request("a", max_tokens=20))
+    assert answer.updates == 20
+
+
+def test_a_burst_is_given_up_after_its_time() -> None:
+    runner = FakeRunner(pass_ms=0.4)
+    engine = make_engine(runner, SchedulerConfig(burst_ms=1.0))
+    engine.add(make_request("a", max_tokens=10))
+    assert [len(engine.step()[0].tokens) for _ in range(4)] == [1, 3, 3, 3]
+
+
+class OverrunningRunner(FakeRunner):
+    """Goes on past stop tokens, as a runner may that does not look at them."""
+
+    def launch(self, batch: Batch) -> StepResult:
+        rows = [replace(row, opens=replace(row.opens, stop_token_ids=()) if row.opens else None) for row in batch.rows]
+        return super().launch(replace(batch, rows=rows))
+
+
+def test_tokens_after_a_stop_token_are_dropped() -> None:
+    stop = reference_tokens([1, 2, 3], Sampling(), 20)[4]
+    request = make_request(max_tokens=20, sampling=Sampling(stop_token_ids=(stop,)))
+    answer = answer_all([request], OverrunningRunner())["a"]
+    assert answer.tokens == expected(request)
+    assert answer.reason is FinishReason.STOP
+
+
+def test_a_failed_step_ends_only_the_requests_in_it() -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, slots=2), fail_at=(1,)), NO_BURSTS)
+    requests = [make_request(id, max_tokens=4) for id in "abcd"]
+    for request in requests:
+        engine.add(request)
+    answers = drain(engine)
+    for id in "ab":
+        assert answers[id].reason is FinishReason.ERROR
+        assert "PlantedError: planted in launch 1" in _last(answers[id]).error
+    for request in requests[2:]:
+        assert answers[request.id].tokens == expected(request)
+    assert engine.stats().failed_steps == 1
+    assert engine.stats().blocks_used == 0
+
+
+def test_what_a_failed_step_wrote_is_never_shared() -> None:
+    engine = make_engine(FakeRunner(fail_at=(0,)))
+    engine.add(make_request("a", range(40)))
+    drain(engine)
+    engine.add(make_request("b", range(40)))
+    answer = drain(engine)["b"]
+    assert _last(answer).cached_tokens == 0
+    assert answer.tokens == expected(make_request("b", range(40)))
+
+
+def test_a_runner_that_fails_three_times_in_a_row_is_given_up() -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, slots=1), fail_at=(0, 1, 3, 4, 5)))
+    for i in range(9):
+        engine.add(make_request(str(i), max_tokens=1))
+    for _ in range(5):
+        engine.step()
+    with pytest.raises(EngineError, match="last 3 steps all failed") as raised:
+        engine.step()
+    assert isinstance(raised.value.__cause__, PlantedError)
+    engine.check_integrity()
+
+
+class AlteredRunner(FakeRunner):
+    """Gives its results after `change` was done to them."""
+
+    change: Callable[[StepResult], StepResult]
+
+    def collect(self, handle: object) -> StepResult:
+        return self.change(super().collect(handle))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda result: replace(result, tokens=[]), "0 of 1 rows"),
+        (lambda result: replace(result, tokens=[[]]), "0 tokens where 1"),
+        (lambda result: replace(result, tokens=[[1, 2]]), "2 tokens where 1"),
+    ],
+)
+def test_a_result_that_breaks_the_contract_is_an_error(
+    change: Callable[[StepResult], StepResult], message: str
+) -> None:
+    runner = AlteredRunner()
+    runner.change = change
+    answer = answer_all([make_request()], runner)["a"]
+    assert answer.reason is FinishReason.ERROR
+    assert message in _last(answer).error
+
+
+def test_missing_scores_are_an_error() -> None:
+    runner = AlteredRunner()
+    runner.change = lambda result: replace(result, scores={})
+    answer = answer_all([make_request(score_prompt=True)], runner)["a"]
+    assert answer.reason is FinishReason.ERROR
+    assert "no scores" in _last(answer).error
+
+
+def test_scores_come_with_the_first_token_and_survive_preemption() -> None:
+    limits = replace(LIMITS, blocks=5, max_batch_tokens=16)
+    requests = [
+        make_request("a", range(30), 40),
+        make_request("b", range(30, 60), 40, score_prompt=True),
+        make_request("c", (5,), 3, score_prompt=True),
+    ]
+    engine = make_engine(FakeRunner(limits))
+    for request in requests:
+        engine.add(request)
+    answers = drain(engine)
+    assert engine.stats().preemptions > 0
+    assert answers["b"].scores == reference_scores(requests[1].prompt)
+    assert answers["c"].scores == []
+    assert all(answers[request.id].tokens == expected(request) for request in requests)
+
+
+def test_the_timeline_tells_queue_prefill_and_decode_apart() -> None:
+    clock = FakeClock(1000.0)
+    engine = make_engine(FakeRunner(replace(LIMITS, max_batch_tokens=16), clock=clock, pass_ms=10.0), NO_BURSTS)
+    clock.advance(0.5)
+    engine.add(make_request("a", range(30), 4, arrived=1000.0, preprocess_ms=100.0))
+    clock.advance(0.5)
+    timeline = _last(drain(engine)["a"]).timeline
+    assert timeline is not None
+    assert timeline.preprocess_ms == 100.0
+    assert timeline.queue_ms == pytest.approx(900.0)
+    assert timeline.prefill_ms == pytest.approx(20.0)
+    assert timeline.decode_ms == pytest.approx(30.0)
+
+
+def test_every_timeline_adds_up_to_the_last_token_less_the_arrival() -> None:
+    clock = FakeClock()
+    engine = make_engine(FakeRunner(replace(LIMITS, blocks=9), clock=clock, pass_ms=1.25))
+    for request in mixed_requests(40):
+        engine.add(request)
+    ends: dict[str, tuple[float, Update]] = {}
+    while engine.has_work:
+        ends |= {update.id: (clock(), update) for update in engine.step() if update.finish_reason}
+    assert engine.stats().preemptions > 0
+    for instant, update in ends.values():
+        assert update.timeline is not None
+        assert update.timeline.total_ms == pytest.approx((instant - 1000.0) * 1000, abs=1e-6)
+        assert min(update.timeline.queue_ms, update.timeline.prefill_ms, update.timeline.decode_ms) >= 0
+
+
+def test_stats_count_what_is_held_and_done() -> None:
+    engine = make_engine(FakeRunner(replace(LIMITS, slots=1)), NO_BURSTS)
+    engine.add(make_request("a", range(20), 4))
+    engine.add(make_request("b", range(20), 4))
+    engine.step()
+    stats = engine.stats()
+    assert (stats.waiting, stats.running, stats.requests, stats.steps, stats.tokens) == (1, 1, 2, 1, 1)
+    assert (stats.blocks_used, stats.blocks_cached, stats.blocks_free) == (2, 0, 62)
+    drain(engine)
+    stats = engine.stats()
+    assert (stats.waiting, stats.running, stats.steps, stats.passes, stats.tokens) == (0, 0, 8, 8, 8)
+    assert (stats.blocks_used, stats.blocks_cached, stats.cached_tokens) == (0, 1, 16)
+
+
+class Storm:
+    """Requests of all kinds that come, go, and fail at random, against the answers that each must give."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.limits = RunnerLimits(
+            slots=self.rng.randrange(1, 7),
+            blocks=self.rng.randrange(8, 25),
+            max_batch_tokens=self.rng.randrange(1, 40),
+            context_length=100,
+            vocab_size=50,
+        )
+        self.runner = FakeRunner(self.limits, pass_ms=0.25, on_launch=self.meddle, on_pass=self.maybe_interrupt)
+        self.engine = make_engine(self.runner, SchedulerConfig(max_waiting=12, max_burst_steps=self.rng.choice((1, 8))))
+        self.under_way: dict[str, Request] = {}
+        self.answers: dict[str, Answer] = {}
+        self.finished = dict.fromkeys(FinishReason, 0)
+        self.failures_in_a_row = 0
+
+    def maybe_interrupt(self) -> None:
+        if self.rng.random() < 0.1:
+            self.engine.interrupt()
+
+    def meddle(self, batch: Batch) -> None:
+        if self.rng.random() < 0.02:
+            self.abort_one()
+        if self.failures_in_a_row < 2 and self.rng.random() < 0.005:
+            self.failures_in_a_row += 1
+            raise PlantedError("bad luck")
+        self.failures_in_a_row = 0
+
+    def abort_one(self) -> None:
+        if self.under_way:
+            self.engine.abort(self.rng.choice(list(self.under_way)))
+
+    def add_one(self, id: str) -> None:
+        rng = self.rng
+        prompt = [rng.randrange(2)] * rng.randrange(1, 50) + rng.choices(range(50), k=rng.randrange(1, 20))
+        sampling = Sampling(rng.choice((0.0, 1.0)), seed=rng.randrange(3), stop_token_ids=(7,) * rng.randrange(2))
+        request = make_request(
+            id,
+            prompt,
+            rng.randrange(1, 40),
+            sampling,
+            arrived=self.runner.clock(),
+            cache_salt=rng.choice(("", "", "s")),
+            score_prompt=rng.random() < 0.1,
+        )
+        try:
+            self.engine.add(request)
+        except QueueFullError:
+            return
+        self.under_way[id] = request
+
+    def step(self) -> None:
+        event = self.engine.step()
+        self.engine.check_integrity()
+        gather(self.answers, event)
+        for update in event:
+            if update.finish_reason is not None:
+                self.judge(self.under_way.pop(update.id), self.answers.pop(update.id))
+
+    def judge(self, request: Request, answer: Answer) -> None:
+        assert answer.reason is not None
+        self.finished[answer.reason] += 1
+        due = expected(request, self.limits)
+        if answer.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            assert answer.tokens == due
+        else:
+            assert answer.tokens == due[: len(answer.tokens)]
+            assert answer.reason is FinishReason.ABORT or "bad luck" in _last(answer).error
+        if request.score_prompt and answer.tokens:
+            assert answer.scores == reference_scores(request.prompt)
+        timeline = _last(answer).timeline
+        assert timeline is not None
+        if answer.reason is not FinishReason.ABORT:  # those may end in the middle of a step
+            assert timeline.total_ms == pytest.approx((self.runner.clock() - request.arrived) * 1000, abs=1e-6)
+
+    def blow(self, steps: int) -> None:
+        for index in range(steps):
+            for _ in range(self.rng.choice((0, 0, 0, 1, 1, 4)) if index % 100 < 80 else 0):
+                self.add_one(f"{index} {self.rng.random()}")
+            if self.rng.random() < 0.05:
+                self.abort_one()
+            self.step()
+        while self.engine.has_work:
+            self.step()
+        assert not self.under_way
+        assert self.engine.stats().blocks_used == 0
+
+
+def blow_storms(seeds: range, steps: int) -> None:
+    """Also checks that the storms, taken together, went through everything they are meant to."""
+    finished = dict.fromkeys(FinishReason, 0)
+    preemptions = cached_tokens = bursts = 0
+    for seed in seeds:
+        storm = Storm(seed)
+        storm.blow(steps)
+        stats = storm.engine.stats()
+        preemptions += stats.preemptions
+        cached_tokens += stats.cached_tokens
+        bursts += stats.passes - stats.steps
+        finished = {reason: count + storm.finished[reason] for reason, count in finished.items()}
+    assert all(finished.values())
+    assert min(preemptions, cached_tokens, bursts) > 0
+
+
+def test_ten_thousand_random_steps_keep_every_promise() -> None:
+    blow_storms(range(20), 500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_random_steps_keep_every_promise() -> None:
+    blow_storms(range(100, 150), 2000)
