@@ -18,6 +18,7 @@ from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import ConfigError, EngineStoppedError, StepFailedError
 from vivace.models.checkpoint import Checkpoint
 from vivace.models.model import Model, open_model
+from vivace.models.weights import read_weights
 from vivace.runners.native import NativeConfig, NativeRunner, load_native_runner
 from vivace.sampling import SamplingParams, build_request
 from vivace.tokenizer import TextStream
@@ -247,4 +248,5 @@ def load_runner(
     model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None
 ) -> NativeRunner:
     """The CPU runner of an opened model."""
-    return load_native_runner(model.config, Checkpoint.open(model.directory), config, progress)
+    weights = read_weights(model.config, Checkpoint.open(model.directory))
+    return load_native_runner(model.config, weights, config, progress)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.checkpoints import write_llama
 from tests.server.serving import make_model
-
 from vivace.models.model import Model
 
 

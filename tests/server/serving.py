@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,8 @@ from typing import Any
 import httpx
 import openai
 from starlette.applications import Starlette
-from tests.server.scripted import ScriptedRunner
 
+from tests.server.scripted import ScriptedRunner
 from vivace.engine.bridge import EngineThread
 from vivace.engine.engine import Engine
 from vivace.engine.scheduler import SchedulerConfig
@@ -66,3 +69,19 @@ async def wait_until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.002)
+
+
+@contextmanager
+def serve_process(model: Model, script: str, drain_ms: float = 1000) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own that answers with the script, and its address."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), *sys.path])
+    command = [sys.executable, "-m", "tests.server.scripted_process", str(model.directory), str(drain_ms), script]
+    with subprocess.Popen(
+        command, cwd=root, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        try:
+            yield running, running.stdout.readline().strip()
+        finally:
+            running.kill()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
-from tests.server.serving import Running, serving, wait_until
 
+from tests.server.serving import Running, serve_process, serving, wait_until
 from vivace.errors import ConfigError
 from vivace.models.model import Model
 from vivace.server.app import ServerConfig, listen
@@ -130,7 +127,7 @@ async def test_a_closed_socket_frees_its_request(model: Model, stream: bool, tok
         assert server.bridge.stats().tokens <= tokens + 1
 
 
-async def test_a_reader_that_stops_reading_is_given_coalesced_text_later(model: Model) -> None:
+async def test_a_reader_that_comes_late_is_given_all_the_text(model: Model) -> None:
     async with serving(model, "0123456789" * 40) as server, listening(server) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(request_bytes(CHAT | {"stream": True, "max_tokens": 400}))
@@ -180,26 +177,10 @@ def test_a_setting_out_of_range_is_refused_by_name(field: str, value: int) -> No
         ServerConfig(**{field: value})  # type: ignore[arg-type]
 
 
-@contextmanager
-def process(model: Model, drain_ms: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process of its own, and its address."""
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *sys.path])
-    command = [sys.executable, "-m", "tests.server.scripted_process", str(model.directory), str(drain_ms)]
-    with subprocess.Popen(
-        command, cwd=root, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        try:
-            yield running, running.stdout.readline().strip()
-        finally:
-            running.kill()
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_open_streams_finish_and_ends_the_process(model: Model, number: signal.Signals) -> None:
     with (
-        process(model, drain_ms=20_000) as (running, url),
+        serve_process(model, "Hello " * 10, drain_ms=20_000) as (running, url),
         httpx.stream("POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=20) as response,
     ):
         text = ""
@@ -216,7 +197,7 @@ def test_a_signal_lets_open_streams_finish_and_ends_the_process(model: Model, nu
 def test_streams_that_cannot_finish_in_time_are_told(model: Model) -> None:
     endless = CHAT | {"stream": True, "ignore_eos": True}
     with (
-        process(model, drain_ms=50) as (running, url),
+        serve_process(model, "Hello ", drain_ms=50) as (running, url),
         httpx.stream("POST", f"{url}/v1/chat/completions", json=endless, timeout=20) as response,
     ):
         text = ""

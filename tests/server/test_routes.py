@@ -13,8 +13,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.server.serving import Running, serving, wait_until
 
+from tests.server.serving import Running, serving, wait_until
 from vivace.engine.bridge import Health
 from vivace.models.model import Model
 

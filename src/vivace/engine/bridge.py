@@ -196,13 +196,14 @@ class EngineThread:
             self._send(Refusal(message.id, error))
 
     def _step(self) -> None:
+        event: StepEvent = []
         if self._engine.has_work:
             self._step_began = self._clock()
             event = self._engine.step()
             self._step_began = None
-            if event:
-                self._send(event)
         self._stats = self._engine.stats()
+        if event:
+            self._send(event)
 
     def _send(self, message: _Up) -> None:
         for loop, mailroom in tuple(self._loops.items()):

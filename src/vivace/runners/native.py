@@ -15,9 +15,9 @@ import numpy as np
 from vivace.batch import BLOCK_SIZE, Batch, Handle, Row, RunnerLimits, Sampling, StepResult
 from vivace.errors import ConfigError, NativeError
 from vivace.machine import allowed_cores
-from vivace.models.checkpoint import Checkpoint, Tensor
+from vivace.models.checkpoint import Tensor
 from vivace.models.config import ModelConfig
-from vivace.models.weights import Linear, ModelWeights, Norm, check_finite, read_weights
+from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm, check_finite
 from vivace.native import Decoder
 
 Quantize = Literal["none", "int8"]
@@ -126,14 +126,13 @@ def _sampling_tuple(sampling: Sampling) -> tuple[float, int, float, int, list[in
 
 
 def load_native_runner(
-    config: ModelConfig, checkpoint: Checkpoint, native: NativeConfig, progress: Callable[[float], None] | None = None
+    config: ModelConfig, weights: ModelWeights, native: NativeConfig, progress: Callable[[float], None] | None = None
 ) -> NativeRunner:
-    """Read, check and pack a checkpoint. `progress` is called with the share done, from 0 to 1.
+    """Check and pack a model's weights. `progress` is called with the share done, from 0 to 1.
 
-    Raises `CheckpointError` for weights that are missing, misshapen or not finite; `NativeError` when the instruction
-    set forced by VIVACE_ISA (a switch for tests) cannot run here.
+    Raises `CheckpointError` for weights that are not finite; `NativeError` when the instruction set forced by
+    VIVACE_ISA (a switch for tests) cannot run here.
     """
-    weights = read_weights(config, checkpoint)
     limits = _plan_limits(config, native)
     try:
         decoder = Decoder(
@@ -198,7 +197,7 @@ def _fill(decoder: Decoder, weights: ModelWeights, progress: Callable[[float], N
     progress(1.0)
 
 
-def _set_norms(decoder: Decoder, index: int, layer: Any) -> None:
+def _set_norms(decoder: Decoder, index: int, layer: LayerWeights) -> None:
     for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm", "attention_post_norm", "mlp_post_norm"):
         norm: Norm | None = getattr(layer, name)
         if norm is not None:

@@ -6,6 +6,7 @@ here too, but no kernel's layout: quantisation is imitated by rounding floats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -171,8 +172,8 @@ class ReferenceRunner:
     ) -> Array:
         """Scaled dot-product attention (Vaswani et al. 2017) over grouped heads (Ainslie et al. 2023)."""
         config, tokens = self._config, len(positions)
-        heads = lambda linear, count: self._linear(linear, x).reshape(tokens, count, config.head_dim)  # noqa: E731
-        query, key = heads(layer.query, config.heads), heads(layer.key, config.kv_heads)
+        query = self._linear(layer.query, x).reshape(tokens, config.heads, config.head_dim)
+        key = self._linear(layer.key, x).reshape(tokens, config.kv_heads, config.head_dim)
         query = query if layer.query_norm is None else self._norm(layer.query_norm, query)
         key = key if layer.key_norm is None else self._norm(layer.key_norm, key)
         rope = config.layers[index].rope
@@ -180,19 +181,23 @@ class ReferenceRunner:
             query, key = self._rotate(query, rope, positions), self._rotate(key, rope, positions)
         blocks, offsets = np.asarray(table)[positions // BLOCK_SIZE], positions % BLOCK_SIZE
         self._keys[index, blocks, offsets] = key
-        self._values[index, blocks, offsets] = heads(layer.value, config.kv_heads)
+        self._values[index, blocks, offsets] = self._linear(layer.value, x).reshape(key.shape)
 
         seen = int(positions[-1]) + 1
-        gather = lambda cache: cache[index, list(table)].reshape(-1, config.kv_heads, config.head_dim)[:seen]  # noqa: E731
-        group = config.heads // config.kv_heads
-        keys = np.repeat(gather(self._keys).astype(np.float32), group, axis=1)
-        values = np.repeat(gather(self._values).astype(np.float32), group, axis=1)
+        keys, values = (self._read_cache(cache[index], table, seen) for cache in (self._keys, self._values))
         scores = np.einsum("thd,shd->hts", query * np.float32(config.attention_scale), keys)
         distance = positions[:, None] - np.arange(seen)[None]
         window = config.layers[index].window or seen
         scores = np.where((distance >= 0) & (distance < window), scores, np.float32(-np.inf))
         attended = np.einsum("hts,shd->thd", np.exp(log_softmax(scores)), values)
         return self._linear(layer.output, attended.reshape(tokens, -1).astype(np.float32))
+
+    def _read_cache(self, cache: NDArray[Any], table: Sequence[int], seen: int) -> Array:
+        """The first `seen` tokens of a block table, [tokens, heads, head_dim]: each key-value head once for every
+        query head that reads it."""
+        config = self._config
+        tokens = cache[list(table)].reshape(-1, config.kv_heads, config.head_dim)[:seen].astype(np.float32)
+        return np.repeat(tokens, config.heads // config.kv_heads, axis=1)
 
     def _rotate(self, x: Array, rope: int, positions: NDArray[Any]) -> Array:
         """Rotary positions (Su et al. 2021), pairs half a rotated width apart."""
@@ -244,13 +249,11 @@ def quantize_activations(x: Array, quantization: Quantization) -> Array:
 
 def _activate(activation: Literal["silu", "gelu", "gelu_tanh"], x: Array) -> Array:
     if activation == "silu":
-        return x / (1 + np.exp(-x))
+        return x * (1 + np.tanh(x / 2)) / 2  # x * sigmoid(x), without overflow
     if activation == "gelu_tanh":
         inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
         return np.float32(0.5) * x * (1 + np.tanh(inner))
-    from math import erf
-
-    return x * (1 + np.vectorize(erf, otypes=[np.float32])(x / np.float32(np.sqrt(2)))) / 2
+    return x * (1 + np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(np.sqrt(2)))) / 2
 
 
 def log_softmax(logits: Array) -> Array:

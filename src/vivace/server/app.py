@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vivace.engine.bridge import EngineThread
-from vivace.errors import ConfigError, VivaceError
+from vivace.errors import ConfigError, RequestError, VivaceError
 from vivace.models.model import Model
 from vivace.server.routes import (
     Service,
@@ -87,6 +87,7 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:
         bridge.start()
+        pool.submit(_warm_up, model)
         try:
             yield
         finally:
@@ -103,6 +104,12 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
             Exception: report_bug,
         },
     )
+
+
+def _warm_up(model: Model) -> None:
+    """Compile the chat template before the first request has to wait for it."""
+    with suppress(RequestError):
+        model.tokenizer.encode_chat([{"role": "user", "content": "."}])
 
 
 def _page_routes() -> list[Route]:

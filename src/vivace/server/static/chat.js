@@ -3,7 +3,8 @@
 const PARTS = ["preprocess", "queue", "prefill", "decode", "flush"];
 
 const at = (id) => document.getElementById(id);
-const [conversation, scroll, form, prompt] = ["conversation", "scroll", "form", "prompt"].map(at);
+const [conversation, form, prompt] = ["conversation", "form", "prompt"].map(at);
+const page = document.scrollingElement;
 
 let messages = [];
 let model = "";
@@ -24,27 +25,32 @@ function addTurn(who, kind, text = "") {
   conversation.append(turn);
   at("hint").hidden = true;
   at("clear").hidden = false;
-  scroll.scrollTop = scroll.scrollHeight;
+  scrollToEnd();
   return { turn, body };
 }
 
-function keepingToTheEnd(change) {
-  const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 48;
-  change();
-  if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+function scrollToEnd() {
+  page.scrollTop = page.scrollHeight;
 }
 
-function showError(message) {
+function keepingToTheEnd(change) {
+  const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 48;
+  change();
+  if (atEnd) scrollToEnd();
+}
+
+function showError(message, question, begun) {
   const { turn } = addTurn("No answer", "error", message);
   const again = make("button", "", "Try again");
   again.type = "button";
   again.addEventListener("click", () => {
     turn.remove();
-    answer();
+    begun.remove();
+    ask(question);
   });
   turn.setAttribute("role", "alert");
   turn.append(again);
-  scroll.scrollTop = scroll.scrollHeight;
+  scrollToEnd();
 }
 
 // Timing
@@ -117,9 +123,11 @@ function explain(error) {
     : error.message;
 }
 
-async function answer() {
+async function ask(question) {
+  messages.push({ role: "user", content: question });
   const { turn, body } = addTurn(model, "reply");
   const timing = make("div", "timing");
+  timing.setAttribute("aria-live", "off");
   const note = (text) => timing.append(make("span", "quiet", text));
   let text = "";
   let failure = null;
@@ -149,8 +157,9 @@ async function answer() {
   body.normalize();
   showRunning();
   if (failure) {
+    messages.pop();
     if (!text) turn.remove();
-    showError(failure);
+    showError(failure, question, turn);
   } else {
     messages.push({ role: "assistant", content: text });
   }
@@ -175,9 +184,8 @@ function send() {
   if (!text || running) return;
   prompt.value = "";
   conversation.querySelector(".turn.error")?.remove();
-  messages.push({ role: "user", content: text });
   addTurn("You", "question", text);
-  answer();
+  ask(text);
 }
 
 function stop() {

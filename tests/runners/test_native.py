@@ -1,0 +1,225 @@
+"""The CPU runner, on every instruction set this machine has: right, and the same whatever runs beside a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import write_llama, write_qwen2
+from tests.runners.loading import Loaded, blocks_for, generate, hidden_of, load_directory, random_prompt, run
+from tests.runners.test_reference import CHECKPOINTS, transformers_logits
+from vivace.batch import Batch, Row, Sampling, Want
+from vivace.errors import ConfigError, NativeError
+from vivace.native import supported_isas
+from vivace.runners.native import QUANTIZE, NativeConfig, NativeRunner, Quantize
+
+SAMPLINGS = {
+    "greedy": Sampling(),
+    "warm": Sampling(temperature=0.9, seed=7),
+    "top-k": Sampling(temperature=1.5, top_k=20, seed=9),
+    "top-p": Sampling(temperature=1.2, top_p=0.8, seed=3),
+    "both": Sampling(temperature=1.2, top_k=30, top_p=0.9, seed=2**64 - 1),
+    "no-more-than-all": Sampling(temperature=0.5, top_k=10**6, seed=1),
+}
+
+
+@pytest.fixture(params=supported_isas())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("VIVACE_ISA", request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    # Nothing here is a multiple of 16 but the head, so that every kernel meets its ragged edge.
+    directory = tmp_path_factory.mktemp("llama") / "model"
+    return load_directory(write_llama(directory, hidden=88, heads=6, kv_heads=2, head_dim=16, intermediate=152, vocab=331))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Several activation groups, seven query heads to a key-value head."""
+    directory = tmp_path_factory.mktemp("wide") / "model"
+    return load_directory(write_qwen2(directory, hidden=448, heads=14, kv_heads=2, layers=2, intermediate=600))
+
+
+@pytest.fixture(params=QUANTIZE)
+def quantize(request: pytest.FixtureRequest) -> Quantize:
+    value: Quantize = request.param
+    return value
+
+
+@pytest.fixture
+def runner(isa: str, llama: Loaded, quantize: Quantize) -> Iterator[NativeRunner]:
+    runner = llama.native(quantize)
+    yield runner
+    runner.close()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_unquantized_logits_and_64_greedy_tokens_are_those_of_transformers(name: str, isa: str, tmp_path: Path) -> None:
+    directory = CHECKPOINTS[name](tmp_path / "model")
+    model, prompt = load_directory(directory), random_prompt(70)
+    runner = model.native("none")
+    tokens = generate(runner, prompt, Sampling(), 64)
+    sequence = prompt + tokens
+    row = Row(1, 0, sequence[:-1], blocks_for(len(sequence), first=20), Want.HIDDEN, opens=Sampling())
+    logits = hidden_of(run(runner, row), 0, model.config.hidden_size) @ model.head().T
+    expected = transformers_logits(directory, sequence[:-1])
+    assert np.abs(logits - expected).max() < 1e-3 * np.abs(expected).max()
+    assert tokens == expected[len(prompt) - 1 :].argmax(axis=-1).tolist()
+
+
+@pytest.mark.parametrize("shape", ["llama", "wide"])
+def test_hidden_states_are_those_of_the_reference(
+    shape: str, isa: str, quantize: Quantize, request: pytest.FixtureRequest
+) -> None:
+    model: Loaded = request.getfixturevalue(shape)
+    row = Row(0, 0, random_prompt(61), blocks_for(61), Want.HIDDEN, opens=Sampling())
+    expected = hidden_of(run(model.reference(quantize), row), 0, model.config.hidden_size)
+    states = hidden_of(run(model.native(quantize), row), 0, model.config.hidden_size)
+    # A code may round the other way where float sums differ in their last bit, so int8 gets the width of a step.
+    assert np.abs(states - expected).max() < (1e-4 if quantize == "none" else 2e-2) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_sampled_tokens_are_those_of_the_reference(
+    name: str, runner: NativeRunner, quantize: Quantize, llama: Loaded
+) -> None:
+    expected = generate(llama.reference(quantize), random_prompt(40), SAMPLINGS[name], 24)
+    assert generate(runner, random_prompt(40), SAMPLINGS[name], 24) == expected
+
+
+def test_a_row_alone_in_chunks_and_in_a_crowd_is_the_same_to_the_last_bit(
+    isa: str, quantize: Quantize, llama: Loaded
+) -> None:
+    prompt, width = random_prompt(75, seed=5), llama.config.hidden_size
+    alone = llama.native(quantize, threads=1)
+    whole = run(alone, Row(0, 0, prompt, blocks_for(75), Want.HIDDEN, opens=Sampling()))
+    expected = hidden_of(whole, 0, width)
+    for threads in (1, 2, 3):
+        crowded = llama.native(quantize, threads=threads)
+        states, first = [], 0
+        for chunk in (1, 33, 2, 16, 23):
+            others = [
+                Row(slot, 0, random_prompt(7 * slot, seed=slot), blocks_for(7 * slot, 50 + 10 * slot), Want.SAMPLE, opens=Sampling())
+                for slot in range(1, 8)
+            ]
+            blocks = [block + 10 for block in blocks_for(75)] if first == 0 else []
+            row = Row(0, first, prompt[first : first + chunk], blocks, Want.HIDDEN, opens=None if first else Sampling())
+            at = first % 7
+            result = run(crowded, *others[:at], row, *others[at:])
+            states.append(hidden_of(result, at, width))
+            first += chunk
+        np.testing.assert_array_equal(np.concatenate(states), expected)
+
+
+def test_a_prefix_computed_for_another_slot_serves_as_well_as_ones_own(runner: NativeRunner, llama: Loaded) -> None:
+    prompt, width = random_prompt(50), llama.config.hidden_size
+    whole = run(runner, Row(0, 0, prompt, blocks_for(50), Want.HIDDEN, opens=Sampling()))
+    rest = run(runner, Row(1, 32, prompt[32:], [0, 1, 9, 8], Want.HIDDEN, opens=Sampling()))
+    np.testing.assert_array_equal(hidden_of(rest, 0, width), hidden_of(whole, 0, width)[32:])
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_a_burst_gives_the_tokens_of_single_steps(name: str, runner: NativeRunner) -> None:
+    prompts = [random_prompt(5 + 9 * slot, seed=slot) for slot in range(5)]
+    opening = [
+        Row(slot, 0, prompt, blocks_for(len(prompt) + 20, 10 * slot), Want.SAMPLE, 1 + 4 * slot, opens=SAMPLINGS[name])
+        for slot, prompt in enumerate(prompts)
+    ]
+    burst = run(runner, *opening, max_steps=16)
+    assert [len(tokens) for tokens in burst.tokens] == [1, 5, 9, 13, 16]
+    assert burst.steps == 16
+    single = [list(tokens) for tokens in run(runner, *opening).tokens]
+    for step in range(1, 16):
+        going = [slot for slot in range(5) if len(burst.tokens[slot]) > step]
+        rows = [Row(slot, len(prompts[slot]) + step - 1, want=Want.SAMPLE) for slot in going]
+        for slot, tokens in zip(going, run(runner, *rows).tokens, strict=True):
+            single[slot] += tokens
+    assert single == [list(tokens) for tokens in burst.tokens]
+
+
+def test_a_burst_ends_for_a_row_at_its_stop_token_and_for_all_when_interrupted(runner: NativeRunner) -> None:
+    prompt = random_prompt(20)
+    tokens = generate(runner, prompt, Sampling(), 12)
+    stop = tokens[6]
+    stopped = generate(runner, prompt, Sampling(stop_token_ids=(stop, 5)), 12)
+    assert stopped == tokens[: tokens.index(stop) + 1]
+    row = Row(0, 0, prompt, blocks_for(60), Want.SAMPLE, 12, opens=Sampling())
+    assert runner.collect(runner.launch(Batch([row], 12, burst_ms=0))).steps == 1
+
+
+def test_verify_keeps_what_the_model_would_have_said_and_adds_one(runner: NativeRunner) -> None:
+    prompt = random_prompt(20)
+    for sampling in (Sampling(), Sampling(temperature=1.0, seed=4)):
+        tokens = generate(runner, prompt, sampling, 8)
+        for right in range(6):
+            run(runner, Row(0, 0, prompt, blocks_for(40), Want.SAMPLE, opens=sampling))
+            wrong = (tokens[right + 1] + 1) % 256
+            proposed = [*tokens[: right + 1], wrong, 3]
+            kept = list(run(runner, Row(0, 20, proposed, want=Want.VERIFY)).tokens[0])
+            assert kept == tokens[1 : right + 2]
+            follow = list(run(runner, Row(0, 20 + len(kept), want=Want.SAMPLE)).tokens[0])
+            assert follow == tokens[right + 2 : right + 3]
+
+
+def test_scores_are_log_probabilities_that_sum_to_one(runner: NativeRunner, llama: Loaded) -> None:
+    prompt, total = random_prompt(3), np.zeros(3)
+    for target in range(llama.config.vocab_size):
+        row = Row(0, 0, prompt, [0], Want.SCORE, targets=[target] * 3, opens=Sampling())
+        total += np.exp(list(run(runner, row).scores[0]))
+    np.testing.assert_allclose(total, 1, atol=1e-4)
+
+
+def test_the_int8_model_answers_as_the_exact_one_in_nearly_every_place(isa: str, wide: Loaded) -> None:
+    row = Row(0, 0, random_prompt(200), blocks_for(200), Want.HIDDEN, opens=Sampling())
+    states = [hidden_of(run(wide.native(quantize), row), 0, wide.config.hidden_size) for quantize in QUANTIZE]
+    exact, rounded = (state @ wide.head().T for state in states)
+    assert (exact.argmax(axis=1) == rounded.argmax(axis=1)).mean() > 0.9
+
+
+def bad_rows(prompt: list[int]) -> dict[str, list[Row]]:
+    good = Row(0, 0, prompt, [0, 1], Want.SAMPLE, opens=Sampling())
+    return {
+        "slot": [Row(64, 0, prompt, [0, 1], opens=Sampling())],
+        "twice": [good, good],
+        "token": [Row(0, 0, [331], [0], opens=Sampling())],
+        "negative token": [Row(0, 0, [-1], [0], opens=Sampling())],
+        "block": [Row(0, 0, prompt, [0, 10**6], opens=Sampling())],
+        "room": [Row(0, 0, prompt, [0], opens=Sampling())],
+        "room for a burst": [Row(0, 0, prompt, [0, 1], Want.SAMPLE, 20, opens=Sampling())],
+        "context": [Row(0, 510, prompt, blocks_for(600), opens=Sampling())],
+        "targets": [Row(0, 0, prompt, [0, 1], Want.SCORE, targets=[1], opens=Sampling())],
+        "empty": [Row(0, 0, (), [0], Want.SAMPLE, opens=Sampling())],
+        "batch": [Row(slot, 0, random_prompt(500), blocks_for(500), opens=Sampling()) for slot in range(2)],
+    }
+
+
+@pytest.mark.parametrize("name", bad_rows([]))
+def test_a_batch_that_breaks_the_contract_is_refused_and_changes_nothing(name: str, llama: Loaded) -> None:
+    runner, prompt = llama.native("int8"), random_prompt(20)
+    expected = generate(runner, prompt, Sampling(), 8)
+    run(runner, Row(0, 0, prompt, blocks_for(40), Want.SAMPLE, opens=Sampling()))
+    with pytest.raises(ValueError, match=r"row|token|block|slot|context|target"):
+        run(runner, *bad_rows(prompt)[name])
+    assert list(run(runner, Row(0, 20, want=Want.SAMPLE)).tokens[0]) == expected[1:2]
+
+
+def test_an_instruction_set_that_is_not_there_is_refused_with_those_that_are(
+    llama: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIVACE_ISA", "mmx")
+    with pytest.raises(NativeError, match="portable"):
+        llama.native("int8")
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantize": "int3"}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}]
+)
+def test_settings_that_cannot_be_are_refused_by_name(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options)) if len(options) == 1 else "max_batch_tokens"):
+        NativeConfig(**options)  # type: ignore[arg-type]

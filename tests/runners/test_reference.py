@@ -1,0 +1,93 @@
+"""The reference is what every other runner is held to, so it is held to transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import write_llama, write_qwen2
+from tests.runners.loading import blocks_for, load_directory, random_prompt, run
+from vivace.batch import Row, Sampling, Want
+from vivace.runners.reference import Quantization, log_softmax, quantize_activations, random_number, sample
+
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+CHECKPOINTS: dict[str, Any] = {
+    "llama-published": lambda path: write_llama(path, dialect="published"),
+    "llama-new-untied-bf16": lambda path: write_llama(path, dialect="new", tied=False, dtype="bfloat16"),
+    "llama-f16-sharded": lambda path: write_llama(path, dtype="float16", sharded=True),
+    "llama-biases-head-dim": lambda path: write_llama(path, attention_bias=True, mlp_bias=True, head_dim=24),
+    "llama-rope-scaling": lambda path: write_llama(path, dialect="published", rope_scaling=LLAMA3_SCALING),
+    "qwen2-published": lambda path: write_qwen2(path, dialect="published"),
+    "qwen2-new-untied": lambda path: write_qwen2(path, dialect="new", tied=False),
+}
+
+
+def transformers_logits(directory: Path, tokens: list[int]) -> np.ndarray[Any, Any]:
+    """[tokens, vocab], computed by transformers in float32."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.no_grad():
+        logits: np.ndarray[Any, Any] = model(torch.tensor([tokens])).logits[0].numpy()
+    return logits
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    directory = CHECKPOINTS[name](tmp_path / "model")
+    model, prompt = load_directory(directory), random_prompt(100)
+    runner = model.reference("none")
+    logits = runner.logits(runner.hidden_states(blocks_for(100), prompt, 0))
+    expected = transformers_logits(directory, prompt)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_prompt_in_chunks_over_scattered_blocks_gives_the_same_scores(tmp_path: Path) -> None:
+    model, prompt = load_directory(write_llama(tmp_path / "model")), random_prompt(50)
+    targets = [*prompt[1:], 0]
+    whole = model.reference("none")
+    expected = run(whole, Row(0, 0, prompt, blocks_for(50), Want.SCORE, targets=targets, opens=Sampling())).scores[0]
+    chunked = model.reference("none")
+    first = Row(3, 0, prompt[:21], [9, 4], Want.SCORE, targets=targets[:21], opens=Sampling())
+    rest = Row(3, 21, prompt[21:], [30, 2], Want.SCORE, targets=targets[21:])
+    scores = [*run(chunked, first).scores[0], *run(chunked, rest).scores[0]]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_activation_groups_round_to_within_half_a_step_and_keep_outliers_whole() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
+    values[1, 7], values[1, 150] = 300.0, -500.0
+    rounded = quantize_activations(values, Quantization())
+    assert rounded[1, 7] == 300.0
+    assert rounded[1, 150] == -500.0
+    assert np.abs(rounded - values).max() < 0.5 * 5.0 / 127
+    coarse = quantize_activations(values, Quantization(keep_outliers=False))
+    assert np.abs(coarse[1] - values[1]).max() > 0.5 * 5.0 / 127
+
+
+def test_random_numbers_are_uniform_and_depend_on_both_seed_and_position() -> None:
+    numbers = np.array([[random_number(seed, position) for position in range(300)] for seed in range(100)])
+    counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
+    assert ((counts - 1500) ** 2 / 1500).sum() < 43.8  # chi-squared, 19 degrees of freedom, p = 0.001
+    assert len(np.unique(numbers)) == numbers.size
+
+
+def test_sampled_tokens_follow_the_distribution_asked_for() -> None:
+    logits = np.array([2.0, 1.0, 0.0, -1.0, -8.0], np.float32)
+    sampling = Sampling(temperature=0.7, top_k=4, top_p=0.95)
+    drawn = [sample(logits, Sampling(0.7, 4, 0.95, seed), 11) for seed in range(4000)]
+    weights = np.exp(log_softmax(logits / np.float32(sampling.temperature)))
+    kept = np.where(np.cumsum(weights) - weights < 0.95, weights, 0)  # the logits fall, so order is kept
+    shares = np.bincount(drawn, minlength=5) / len(drawn)
+    np.testing.assert_allclose(shares, kept / kept.sum(), atol=0.03)
