@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 Dialect = Literal["published", "new"]
@@ -156,7 +157,7 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], dtype: Dtype = "float32") -> None:
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], dtype: Dtype = "float32") -> None:
     """One safetensors file of float32 arrays, stored as `dtype`."""
     code = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -179,13 +180,13 @@ def write_safetensors(path: Path, header: object, body: bytes) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + body)
 
 
-def to_bfloat16(array: np.ndarray) -> np.ndarray:
+def to_bfloat16(array: NDArray[Any]) -> NDArray[np.uint16]:
     """The upper halves of float32 values, rounded to nearest even: uint16 of the same shape."""
     bits = array.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _as_bytes(array: np.ndarray, dtype: Dtype) -> bytes:
+def _as_bytes(array: NDArray[Any], dtype: Dtype) -> bytes:
     if dtype == "bfloat16":
         return to_bfloat16(array).tobytes()
     return array.astype(dtype).tobytes()
@@ -233,7 +234,7 @@ def _write(
 
 def _random_tensors(
     config: Mapping[str, Any], biased: tuple[str, ...], random: np.random.Generator
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray[Any]]:
     """Norm weights and biases are random too, and layers outweigh the residual, so that a mistake in any shows."""
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
@@ -248,11 +249,13 @@ def _random_tensors(
         "mlp.down_proj": (hidden, inner, 2.0),
     }
 
-    def normal(*shape: int, scale: float) -> np.ndarray:
-        return (random.standard_normal(shape) * scale).astype(np.float32)
+    def normal(*shape: int, scale: float) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = (random.standard_normal(shape) * scale).astype(np.float32)
+        return values
 
-    def norm() -> np.ndarray:
-        return random.uniform(0.5, 1.5, hidden).astype(np.float32)
+    def norm() -> NDArray[np.float32]:
+        values: NDArray[np.float32] = random.uniform(0.5, 1.5, hidden).astype(np.float32)
+        return values
 
     tensors = {"model.embed_tokens.weight": normal(vocab, hidden, scale=0.3), "model.norm.weight": norm()}
     for layer in range(config["num_hidden_layers"]):
@@ -268,7 +271,7 @@ def _random_tensors(
     return tensors
 
 
-def _write_shards(directory: Path, tensors: Mapping[str, np.ndarray], dtype: Dtype, count: int = 3) -> None:
+def _write_shards(directory: Path, tensors: Mapping[str, NDArray[Any]], dtype: Dtype, count: int = 3) -> None:
     names = sorted(tensors)
     files = {name: f"model-{index % count + 1:05d}-of-{count:05d}.safetensors" for index, name in enumerate(names)}
     for file in sorted(set(files.values())):

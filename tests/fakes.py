@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Sampling, StepResult, Want
@@ -183,8 +184,7 @@ class FakeRunner:
                 assert len(row.targets) == len(row.tokens), "a SCORE row with too few or too many targets"
                 scores[index] = [score(slot.history[: row.position + i + 1], t) for i, t in enumerate(row.targets)]
             elif row.want is Want.HIDDEN:
-                values = array("f", (x for i, t in enumerate(row.tokens) for x in (row.position + i, t)))
-                hidden[index] = memoryview(values).cast("B").cast("f", (len(row.tokens), 2))
+                hidden[index] = _hidden_states(row)
             tokens.append(new)
         self._tick()
         return StepResult(tokens, 1, scores, hidden)
@@ -281,6 +281,12 @@ class FakeRunner:
         del slot.history[row.position + len(kept) :]
         slot.sampled = kept[-1]
         return kept
+
+
+def _hidden_states(row: Row) -> Any:
+    """Of each token: its position and itself, as float32 [tokens, 2]."""
+    values = array("f", (value for pair in enumerate(row.tokens, row.position) for value in pair))
+    return memoryview(values).cast("B").cast("f", (len(row.tokens), 2))
 
 
 def _given(token: int | None) -> int:

@@ -56,7 +56,16 @@ VOCABULARIES = {
 }
 SPELLINGS = {name: read_spelling(vocabulary, Path("tokenizer.json")) for name, vocabulary in VOCABULARIES.items()}
 
-TEXTS = ["hello wallo", "  two  spaces", " ", "", "é 你好 🙂👩‍👩‍👧!", "\n\n\tx", "ﷺ\u0301a\u200d", "Ha. 𝔘𝔫𝔦𝔠𝔬𝔡𝔢"]
+TEXTS = [
+    "hello wallo",
+    "  two  spaces",
+    " ",
+    "",
+    "é 你好 🙂👩‍👩‍👧!",
+    "\n\n\tx",
+    "ﷺ\u0301a\u200d",
+    "Ha. \U0001d518\U0001d52b",
+]
 
 text_of_sorts = st.text(alphabet="he lo你é🙂\n!", max_size=12) | st.text(max_size=6)
 

@@ -20,9 +20,7 @@ def build(
     **rest: Any,
 ) -> Request:
     params = params or SamplingParams()
-    return build_request(
-        "a", prompt, params, defaults, context_length=32, vocab_size=100, **({"arrived": 5.0} | rest)
-    )
+    return build_request("a", prompt, params, defaults, context_length=32, vocab_size=100, **({"arrived": 5.0} | rest))
 
 
 def test_what_the_caller_leaves_open_is_as_the_model_says() -> None:

@@ -13,7 +13,7 @@ This module is a leaf: it knows no engine, no runner, no tensor library, and no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -95,9 +95,9 @@ class StepResult:
     """Sampled or kept tokens; empty for rows that did not ask for any."""
     steps: int = 1
     """Passes of the model made."""
-    scores: dict[int, Sequence[float]] = field(default_factory=dict)
+    scores: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """By row index, for SCORE rows: natural-log probabilities."""
-    hidden: dict[int, memoryview] = field(default_factory=dict)
+    hidden: Mapping[int, memoryview[float]] = field(default_factory=dict)
     """By row index, for HIDDEN rows: float32 [tokens, hidden]."""
 
 

@@ -1,4 +1,4 @@
-"""The exception tree. Every message says what happened and what to do about it.
+"""The exception tree.
 
     VivaceError
     ├── ConfigError                 a setting or option that cannot be used
@@ -13,6 +13,8 @@
     │   ├── EngineStoppedError      the engine was closed, or its thread died
     │   └── StepFailedError         the runner raised while this request was being computed
     └── NativeError                 the C++ core is missing, or lacks what was asked of it
+
+Every message says what happened and what to do about it.
 """
 
 

@@ -66,14 +66,14 @@ class LLM:
     ) -> list[Generation]:
         """Continue all prompts together, in one batch as far as it holds; answers in the order of the prompts."""
         params = _resolve(params, options)
-        answers = [_Answer(self._prepare(prompt, params), self.model.tokenizer.stream(params.stop)) for prompt in prompts]
+        answers = [self._begin(prompt, params) for prompt in prompts]
         self._run(answers)
         return [answer.generation() for answer in answers]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, /, **options: Any) -> Iterator[str]:
         """Yield the answer's text as it comes. Leaving the loop early frees the request."""
         params = _resolve(params, options)
-        answer = _Answer(self._prepare(prompt, params), self.model.tokenizer.stream(params.stop))
+        answer = self._begin(prompt, params)
         self._open([answer])
         try:
             while not answer.done:
@@ -97,6 +97,9 @@ class LLM:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _begin(self, prompt: Prompt, params: SamplingParams) -> _Answer:
+        return _Answer(self._prepare(prompt, params), self.model.tokenizer.stream(params.stop))
 
     def _prepare(self, prompt: Prompt, params: SamplingParams) -> Request:
         arrived = time.monotonic()
@@ -173,12 +176,13 @@ class _Answer:
         self._text_stream = text
         self._pieces: list[str] = []
         self._tokens: list[int] = []
-        self._last: Update | None = None
+        self._finish_reason = ""
+        self._cached_tokens = 0
         self._timing = Timeline()
 
     @property
     def done(self) -> bool:
-        return self._last is not None
+        return bool(self._finish_reason)
 
     @property
     def stopped_early(self) -> bool:
@@ -197,7 +201,8 @@ class _Answer:
             if update.finish_reason is not None:
                 received = time.monotonic()
                 pieces.append(self._text_stream.finish())
-                self._last = update
+                self._finish_reason = update.finish_reason.value
+                self._cached_tokens = update.cached_tokens
                 self._timing = self._add_flush(update.timeline or Timeline(), received)
         self._pieces += pieces
         return "".join(pieces)
@@ -208,15 +213,14 @@ class _Answer:
         return replace(timeline, flush_ms=max(0.0, waited_ms - timeline.total_ms))
 
     def generation(self) -> Generation:
-        assert self._last is not None and self._last.finish_reason is not None, "not done yet"
+        assert self.done, "asked for before it was done"
         stopped = self._text_stream.stopped
-        reason = FinishReason.STOP if stopped else self._last.finish_reason
         return Generation(
             text="".join(self._pieces),
             token_ids=self._tokens[: self._text_stream.token_count] if stopped else self._tokens,
-            finish_reason=reason.value,
+            finish_reason="stop" if stopped else self._finish_reason,
             prompt_tokens=len(self.request.prompt),
-            cached_tokens=self._last.cached_tokens,
+            cached_tokens=self._cached_tokens,
             timing=self._timing,
         )
 
@@ -227,9 +231,7 @@ def _resolve(params: SamplingParams | None, options: Mapping[str, Any]) -> Sampl
     return params or SamplingParams(**options)
 
 
-def load(
-    name: str = "mini", /, *, progress: Callable[[float], None] | None = None, **options: Any
-) -> LLM:
+def load(name: str = "mini", /, *, progress: Callable[[float], None] | None = None, **options: Any) -> LLM:
     """Load a model: `mini`, which is embedded here, a Hugging Face directory, or a hub id.
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
@@ -244,9 +246,7 @@ def load(
     return LLM(model, load_runner(model, config, progress))
 
 
-def load_runner(
-    model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None
-) -> NativeRunner:
+def load_runner(model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None) -> NativeRunner:
     """The CPU runner of an opened model."""
     weights = read_weights(model.config, Checkpoint.open(model.directory))
     return load_native_runner(model.config, weights, config, progress)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from vivace.errors import ContextLengthError, EngineError, EngineStoppedError, Q
 
 LONG = 400
 """More tokens than any of these tests waits for."""
+ROOMY = replace(LIMITS, blocks=8000, context_length=120_000)
 
 
 class Gate:
@@ -84,23 +86,28 @@ async def collect(thread: EngineThread, request: Request) -> list[int]:
     return [token async for update in thread.submit(request) for token in update.tokens]
 
 
+def count_wakes() -> list[str]:
+    """The name of each thread that will have woken this loop."""
+    loop = asyncio.get_running_loop()
+    wakes: list[str] = []
+    wake = loop.call_soon_threadsafe
+
+    def note_and_wake(*args: Any, **options: Any) -> asyncio.Handle:
+        wakes.append(threading.current_thread().name)
+        return wake(*args, **options)
+
+    loop.call_soon_threadsafe = note_and_wake  # type: ignore[method-assign]
+    return wakes
+
+
 def test_all_streams_of_a_loop_are_woken_together() -> None:
     async def main(thread: EngineThread, gate: Gate) -> None:
         streams = [asyncio.create_task(collect(thread, make_request(str(i), (i,), 10))) for i in range(8)]
         await gate.wait_reached()
-        loop = asyncio.get_running_loop()
-        wakes = 0
-        wake = loop.call_soon_threadsafe
-
-        def count(*args: object, **options: object) -> asyncio.Handle:
-            nonlocal wakes
-            wakes += threading.current_thread() is not threading.main_thread()
-            return wake(*args, **options)  # type: ignore[arg-type]
-
-        loop.call_soon_threadsafe = count  # type: ignore[method-assign, assignment]
+        wakes = count_wakes()
         gate.open()
         await asyncio.gather(*streams)
-        assert 1 <= wakes <= thread.stats().steps
+        assert 1 <= len(wakes) <= thread.stats().steps
 
     gate = Gate()
     with running(FakeRunner(on_launch=gate), SchedulerConfig(max_burst_steps=1)) as thread:
@@ -126,17 +133,18 @@ def test_a_loop_that_is_gone_does_not_hold_its_requests() -> None:
     gate = Gate()
 
     async def leave(thread: EngineThread) -> None:
-        task = asyncio.ensure_future(anext(thread.submit(make_request("gone", max_tokens=LONG))))
+        task = asyncio.ensure_future(anext(thread.submit(make_request("gone", max_tokens=100_000))))
         await gate.wait_reached()
         assert not task.done()
 
-    with running(FakeRunner(on_launch=gate)) as thread:
+    with running(FakeRunner(ROOMY, on_launch=gate)) as thread:
         loop = asyncio.new_event_loop()
         loop.run_until_complete(leave(thread))
         loop.close()
         gate.open()
         assert len(asyncio.run(collect(thread, make_request("next", max_tokens=5)))) == 5
         asyncio.run(until_idle(thread))
+        assert thread.stats().tokens < 100_000
 
 
 async def until_idle(thread: EngineThread) -> None:
@@ -186,8 +194,7 @@ def test_a_reader_that_leaves_frees_its_request(leave: Callable[[EngineThread, R
         assert thread.stats().blocks_used == 0
         assert thread.stats().tokens < 100_000
 
-    limits = replace(LIMITS, blocks=8000, context_length=120_000)
-    with running(FakeRunner(limits, on_launch=let_others_run), SchedulerConfig(max_burst_steps=2)) as thread:
+    with running(FakeRunner(ROOMY, on_launch=let_others_run), SchedulerConfig(max_burst_steps=2)) as thread:
         asyncio.run(main(thread))
 
 
@@ -271,6 +278,22 @@ def test_what_comes_before_the_first_read_is_one_update_with_its_scores() -> Non
     gate = Gate()
     with running(FakeRunner(on_launch=gate), SchedulerConfig(max_burst_steps=1)) as thread:
         asyncio.run(main(thread, gate))
+
+
+def test_a_loop_that_is_busy_is_woken_once_for_all_it_missed() -> None:
+    async def main(thread: EngineThread, gate: Gate) -> None:
+        task = asyncio.create_task(collect(thread, make_request("a", max_tokens=20)))
+        await gate.wait_reached()
+        wakes = count_wakes()
+        gate.open()
+        thread.close(drain_ms=10_000.0)
+        assert wakes == ["vivace-engine"]
+        assert len(await task) == 20
+
+    gate = Gate()
+    with running(FakeRunner(on_launch=gate), SchedulerConfig(max_burst_steps=1)) as thread:
+        asyncio.run(main(thread, gate))
+        assert thread.stats().steps == 20
 
 
 def test_every_message_interrupts_the_burst_under_way() -> None:
@@ -370,9 +393,14 @@ def test_closing_lets_streams_finish_while_there_is_time() -> None:
         task = asyncio.create_task(collect(thread, make_request("a", max_tokens=60)))
         await gate.wait_reached()
         closing = asyncio.create_task(asyncio.to_thread(thread.close, 30_000.0))
+        while "closed" not in thread.health().error:
+            await asyncio.sleep(0)
+        with pytest.raises(EngineStoppedError, match="closed"):
+            await collect(thread, make_request("late", max_tokens=LONG))
         gate.open()
         assert await task == reference_tokens([1, 2, 3], Sampling(), 60)
         await closing
+        assert thread.stats().tokens == 60
 
     gate = Gate()
     with running(FakeRunner(on_launch=gate)) as thread:

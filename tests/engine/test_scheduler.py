@@ -7,7 +7,7 @@ import pytest
 from tests.fakes import LIMITS, make_request
 from vivace.batch import Batch, Row, RunnerLimits, Sampling, Want
 from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
-from vivace.engine.sequence import Sequence
+from vivace.engine.sequence import Phase, Sequence
 from vivace.errors import ConfigError
 
 NO_BURSTS = SchedulerConfig(max_burst_steps=1)
@@ -177,6 +177,7 @@ def test_the_youngest_gives_way_when_blocks_run_out() -> None:
         assert bench.step_ids() == ["a", "b"]
     assert bench.step_ids() == ["a"]
     assert (young.slot, young.blocks, young.computed, young.preemptions) == (-1, [], 0, 1)
+    assert young.phase is Phase.QUEUE
     assert len(young.tokens) == 33
     assert old.preemptions == 0
 
@@ -197,6 +198,9 @@ def test_a_preempted_sequence_comes_back_before_those_that_wait_and_computes_all
     assert row.opens == Sampling(seed=7)
     assert row.position + len(row.tokens) == 33
     assert row.want is Want.SAMPLE
+    assert young.phase is Phase.DECODE
+    assert young.cached_tokens == 0
+    assert row.position == 32
 
 
 def test_the_youngest_gives_way_even_if_it_is_the_one_in_need() -> None:
@@ -323,6 +327,13 @@ def test_a_scored_prompt_asks_for_every_token_but_the_first_and_uses_no_shared_b
     ]
     assert [target for row in rows for target in row.targets] == list(range(1, 40))
     assert scored.cached_tokens == 0
+
+
+def test_the_last_tokens_of_scored_prompts_come_in_the_order_of_arrival() -> None:
+    bench = Bench(limits(max_batch_tokens=8))
+    bench.add("a", 4, score_prompt=True)
+    bench.add("b", 4, score_prompt=True)
+    assert [bench.step_ids() for _ in range(2)] == [["a", "b"], ["a", "b"]]
 
 
 def test_a_scored_prompt_of_one_token_has_nothing_to_score() -> None:

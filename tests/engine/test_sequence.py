@@ -51,10 +51,12 @@ def test_a_displaced_sequence_keeps_its_tokens_and_nothing_else() -> None:
     sequence.place(3, [], "", [7, 8])
     sequence.computed, sequence.sent, sequence.pending, sequence.scores = 20, 2, True, [-1.0]
     sequence.tokens.append(42)
+    sequence.refused_at = 3
     sequence.displace()
     assert sequence.tokens == [*range(20), 42]
     assert (sequence.slot, sequence.blocks, sequence.computed, sequence.sent) == (NO_SLOT, [], 0, 0)
     assert not sequence.pending
+    assert sequence.refused_at == -1
     assert sequence.scores == []
 
 

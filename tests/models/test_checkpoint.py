@@ -33,6 +33,17 @@ def open_file(directory: Path, header: object, body: bytes = b"\0" * 4) -> Check
     return Checkpoint.open(directory)
 
 
+def refusal(directory: Path) -> str:
+    """Read every tensor: the message of the error that this ends in, or else the file's name."""
+    try:
+        checkpoint = Checkpoint.open(directory)
+        for name in checkpoint:
+            assert checkpoint.tensor(name).to_f32().shape == checkpoint.tensor(name).shape
+    except CheckpointError as error:
+        return str(error)
+    return "model.safetensors"
+
+
 def write_shards(directory: Path, **places: str) -> None:
     for shard in set(places.values()):
         tensors = {name: np.ones(3, np.float32) for name, place in places.items() if place == shard}
@@ -189,10 +200,7 @@ def test_bytes_that_follow_the_last_tensor_are_refused(tmp_path: Path) -> None:
 @given(length=st.integers(0, 80) | st.integers(0, 2**64 - 1), rest=st.binary(max_size=80))
 def test_random_bytes_give_only_checkpoint_errors(tmp_path: Path, length: int, rest: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + rest)
-    try:
-        Checkpoint.open(tmp_path)
-    except CheckpointError as error:
-        assert "model.safetensors" in str(error)
+    assert "model.safetensors" in refusal(tmp_path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=1000, deadline=None)
@@ -207,13 +215,7 @@ def test_a_valid_file_with_bytes_changed_gives_tensors_or_checkpoint_errors(
     for _ in range(count):
         data[choice.randrange(header)] = choice.choice(b'0123456789-.eE+[]{}",: \xff\0FBI')
     path.write_bytes(data[: len(data) - cut] if cut % 4 == 0 else data)
-    try:
-        checkpoint = Checkpoint.open(tmp_path)
-        for name in checkpoint.names:
-            tensor = checkpoint.tensor(name)
-            assert tensor.data.size == tensor.to_f32().size
-    except CheckpointError as error:
-        assert "model.safetensors" in str(error)
+    assert "model.safetensors" in refusal(tmp_path)
 
 
 sizes = st.integers(-1, 9) | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
@@ -230,12 +232,8 @@ entries = st.fixed_dictionaries(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500, deadline=None)
 @given(header=st.dictionaries(st.text(max_size=3), entries, max_size=3), size=st.integers(0, 16))
 def test_any_header_gives_tensors_or_checkpoint_errors(tmp_path: Path, header: dict[str, Entry], size: int) -> None:
-    try:
-        checkpoint = open_file(tmp_path, header, bytes(size))
-        for name in checkpoint.names:
-            checkpoint.tensor(name).to_f32()
-    except CheckpointError as error:
-        assert "model.safetensors" in str(error)
+    write_safetensors(tmp_path / "model.safetensors", header, bytes(size))
+    assert "model.safetensors" in refusal(tmp_path)
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:

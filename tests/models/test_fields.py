@@ -49,11 +49,10 @@ def test_any_bytes_give_an_object_or_a_checkpoint_error(tmp_path: Path, data: by
     path = tmp_path / "config.json"
     path.write_bytes(data)
     try:
-        values = read_fields(path).values
+        message = str(path) if isinstance(read_fields(path).values, dict) else ""
     except CheckpointError as error:
-        assert str(path) in str(error)
-    else:
-        assert isinstance(values, dict)
+        message = str(error)
+    assert str(path) in message
 
 
 @pytest.mark.parametrize("value", [0, -1, 11, 2.0, "3", True, [3], 10**400])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -68,14 +69,14 @@ def test_the_patterns_keep_out_what_must_not_come() -> None:
 @pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("404\nmore"), ValueError()])
 def test_a_hub_that_gives_nothing_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     fake_hub(monkeypatch, error)
-    with pytest.raises(ModelNotFoundError, match="'owner/name'.*Check the name and the network.*Give the dir.*mini"):
+    with pytest.raises(ModelNotFoundError, match=r"'owner/name'.*Check the name and the network.*Give the dir.*mini"):
         locate_model("owner/name")
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "./nothing", "/no/such/place", "a/b/c", "../x", "owner/", "a\0b"])
 def test_a_name_that_is_nothing_says_what_to_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = fake_hub(monkeypatch, OSError())
-    with pytest.raises(ModelNotFoundError, match="Give the directory .* or an embedded model: mini"):
+    with pytest.raises(ModelNotFoundError, match=r"Give the directory .* or an embedded model: mini"):
         locate_model(name)
     assert hub.calls == []
 
@@ -88,7 +89,11 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
 
 
 def test_the_hub_is_not_imported_for_a_local_model(tmp_path: Path) -> None:
-    import subprocess
-
-    code = f"import sys; from vivace.models.hub import locate_model; locate_model({str(tmp_path)!r}); locate_model('mini'); sys.exit('huggingface_hub' in sys.modules)"  # noqa: E501
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    lines = [
+        "import sys",
+        "from vivace.models.hub import locate_model",
+        f"locate_model({str(tmp_path)!r})",
+        "locate_model('mini')",
+        "sys.exit('huggingface_hub' in sys.modules)",
+    ]
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False).returncode == 0

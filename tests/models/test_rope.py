@@ -125,7 +125,7 @@ def test_values_that_cannot_be_name_their_field(scaling: dict[str, Any], field: 
 
 
 numbers = st.floats(allow_nan=False) | st.integers(-3, 2**40) | st.none() | st.booleans()
-keys = st.sampled_from(sorted({key for kind in KINDS for key in kind} - {"rope_type"}) + ["rope_theta"])
+keys = st.sampled_from([*sorted({key for kind in KINDS for key in kind} - {"rope_type"}), "rope_theta"])
 
 
 @settings(max_examples=500, deadline=None)

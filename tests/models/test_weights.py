@@ -167,7 +167,7 @@ def as_tensor(values: np.ndarray[Any, Any], dtype: str) -> Tensor:
 def test_one_weight_that_is_not_finite_is_found_wherever_it_is(dtype: str, value: float, place: int) -> None:
     values = np.zeros((600, 1000), dtype=np.float32)
     values.flat[place] = value
-    with pytest.raises(CheckpointError, match="'w' holds a weight that is infinite or not a number.*Download"):
+    with pytest.raises(CheckpointError, match=r"'w' holds a weight that is infinite or not a number.*Download"):
         check_finite(as_tensor(values, dtype))
 
 

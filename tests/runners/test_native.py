@@ -36,7 +36,9 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     # Nothing here is a multiple of 16 but the head, so that every kernel meets its ragged edge.
     directory = tmp_path_factory.mktemp("llama") / "model"
-    return load_directory(write_llama(directory, hidden=88, heads=6, kv_heads=2, head_dim=16, intermediate=152, vocab=331))
+    return load_directory(
+        write_llama(directory, hidden=88, heads=6, kv_heads=2, head_dim=16, intermediate=152, vocab=331)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,12 @@ def test_sampled_tokens_are_those_of_the_reference(
     assert generate(runner, random_prompt(40), SAMPLINGS[name], 24) == expected
 
 
+def row_of_another(slot: int) -> Row:
+    length = 7 * slot
+    blocks = blocks_for(length, 50 + 10 * slot)
+    return Row(slot, 0, random_prompt(length, seed=slot), blocks, Want.SAMPLE, opens=Sampling())
+
+
 def test_a_row_alone_in_chunks_and_in_a_crowd_is_the_same_to_the_last_bit(
     isa: str, quantize: Quantize, llama: Loaded
 ) -> None:
@@ -104,10 +112,7 @@ def test_a_row_alone_in_chunks_and_in_a_crowd_is_the_same_to_the_last_bit(
         crowded = llama.native(quantize, threads=threads)
         states, first = [], 0
         for chunk in (1, 33, 2, 16, 23):
-            others = [
-                Row(slot, 0, random_prompt(7 * slot, seed=slot), blocks_for(7 * slot, 50 + 10 * slot), Want.SAMPLE, opens=Sampling())
-                for slot in range(1, 8)
-            ]
+            others = [row_of_another(slot) for slot in range(1, 8)]
             blocks = [block + 10 for block in blocks_for(75)] if first == 0 else []
             row = Row(0, first, prompt[first : first + chunk], blocks, Want.HIDDEN, opens=None if first else Sampling())
             at = first % 7
@@ -218,7 +223,8 @@ def test_an_instruction_set_that_is_not_there_is_refused_with_those_that_are(
 
 
 @pytest.mark.parametrize(
-    "options", [{"quantize": "int3"}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}]
+    "options",
+    [{"quantize": "int3"}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}],
 )
 def test_settings_that_cannot_be_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options)) if len(options) == 1 else "max_batch_tokens"):

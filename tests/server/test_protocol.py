@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from vivace.budget import Timeline
-from vivace.errors import (
-    CheckpointError,
-    ContextLengthError,
-    EngineStoppedError,
-    ModelNotFoundError,
-    QueueFullError,
-    RequestError,
-    StepFailedError,
-    VivaceError,
-)
+from vivace.errors import ModelNotFoundError
 from vivace.server.protocol import (
-    ChatReplies,
-    CompletionReplies,
     FieldError,
     chat_messages,
     chat_params,
@@ -30,8 +17,6 @@ from vivace.server.protocol import (
     completion_prompt,
     decode_chat,
     decode_completion,
-    describe_error,
-    make_usage,
 )
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -272,90 +257,3 @@ def test_a_model_that_is_not_served_is_refused_with_the_one_that_is() -> None:
     check_model("tiny", "tiny")
     with pytest.raises(ModelNotFoundError, match=r"'gpt'.*'tiny'"):
         check_model("gpt", "tiny")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [
-        (RequestError("x"), 400, None),
-        (ContextLengthError("x"), 400, "context_length_exceeded"),
-        (FieldError("x", "f", "c"), 400, "c"),
-        (ModelNotFoundError("x"), 404, "model_not_found"),
-        (QueueFullError("x"), 429, "queue_full"),
-        (StepFailedError("x"), 500, "step_failed"),
-        (EngineStoppedError("x"), 503, "engine_stopped"),
-        (CheckpointError("x"), 500, None),
-    ],
-)
-def test_each_error_has_its_status_and_code(error: VivaceError, status: int, code: str | None) -> None:
-    told, body = describe_error(error)
-    assert (told, body.code, body.message) == (status, code, "x")
-
-
-def test_an_error_message_never_echoes_megabytes() -> None:
-    error = refusal(chat(**{"x" * 100_000: 1}))
-    body = describe_error(error)[1]
-    assert len(body.message) < 1000
-    assert len(body.param or "") < 1000
-
-
-USAGE = make_usage(3, 2, 1, Timeline(1, 2, 3, 4, 5))
-
-
-def test_usage_counts_tokens_and_time() -> None:
-    assert msgspec.to_builtins(USAGE) == {
-        "prompt_tokens": 3,
-        "completion_tokens": 2,
-        "total_tokens": 5,
-        "prompt_tokens_details": {"cached_tokens": 1},
-        "timing": {
-            "preprocess_ms": 1,
-            "queue_ms": 2,
-            "prefill_ms": 3,
-            "decode_ms": 4,
-            "flush_ms": 5,
-            "total_ms": 15,
-        },
-    }
-
-
-def test_chat_chunks_have_the_apis_shape() -> None:
-    replies = ChatReplies("chatcmpl-1", 7, "tiny")
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "tiny"}
-
-    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
-        return head | {"choices": [{"delta": delta, "index": 0, "logprobs": None, "finish_reason": reason}]}
-
-    assert [json.loads(event) for event in replies.opening()] == [chunk({"role": "assistant", "content": ""})]
-    assert json.loads(replies.piece("Hi")) == chunk({"content": "Hi"})
-    assert json.loads(replies.ending("stop")) == chunk({}, "stop")
-
-
-def test_with_usage_every_other_chunk_says_null() -> None:
-    replies = ChatReplies("chatcmpl-1", 7, "tiny", with_usage=True)
-    assert json.loads(replies.piece("Hi"))["usage"] is None
-    last = json.loads(replies.usage(USAGE))
-    assert last["choices"] == []
-    assert last["usage"]["total_tokens"] == 5
-
-
-def test_completion_chunks_have_the_apis_shape() -> None:
-    replies = CompletionReplies("cmpl-1", 7, "tiny")
-    head = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "tiny"}
-    choice = {"text": "Hi", "index": 0, "logprobs": None, "finish_reason": None}
-    assert replies.opening() == []
-    assert json.loads(replies.piece("Hi")) == head | {"choices": [choice]}
-    assert json.loads(replies.ending("length"))["choices"] == [choice | {"text": "", "finish_reason": "length"}]
-
-
-def test_a_whole_chat_answer_has_the_apis_shape() -> None:
-    reply = json.loads(ChatReplies("chatcmpl-1", 7, "tiny").whole("Hi", "stop", USAGE))
-    assert reply["object"] == "chat.completion"
-    assert reply["choices"] == [
-        {
-            "message": {"content": "Hi", "role": "assistant", "refusal": None},
-            "finish_reason": "stop",
-            "index": 0,
-            "logprobs": None,
-        }
-    ]

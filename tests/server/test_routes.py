@@ -424,6 +424,15 @@ async def test_health_is_red_when_the_engine_is_dead(model: Model) -> None:
         assert response.json()["error"]
 
 
+async def test_health_is_red_while_the_engine_takes_no_more_requests(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(model) as server:
+        monkeypatch.setattr(server.bridge, "health", lambda: Health(True, 0.0, "The engine is closed."))
+        response = await server.http.get("/health")
+        assert (response.status_code, response.json()["error"]) == (503, "The engine is closed.")
+
+
 async def test_health_is_red_when_the_engine_is_stuck(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(model, stuck_after_ms=1000) as server:
         monkeypatch.setattr(server.bridge, "health", lambda: Health(True, 999.0))

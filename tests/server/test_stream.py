@@ -17,7 +17,7 @@ from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import EngineStoppedError, StepFailedError
 from vivace.models.model import Model
-from vivace.server.protocol import ChatReplies
+from vivace.server.replies import ChatReplies
 from vivace.server.stream import Answer, EventStream, run_while_connected
 
 pytestmark = pytest.mark.anyio

@@ -180,8 +180,7 @@ class Engine:
             return
         reason = None
         tokens = sequence.tokens
-        if len(tokens) + len(new) >= sequence.end:
-            del new[sequence.end - len(tokens) :]
+        if len(tokens) + len(new) == sequence.end:
             reason = FinishReason.LENGTH
         if not sequence.stops.isdisjoint(new):
             del new[next(i for i, token in enumerate(new, 1) if token in sequence.stops) :]
@@ -207,9 +206,7 @@ class Engine:
         sequence.finished = True
         sequence.enter(sequence.phase, now)
         scores = sequence.scores if new else None
-        self._event.append(
-            Update(sequence.id, new, reason, sequence.timeline(), sequence.cached_tokens, error, scores)
-        )
+        self._event.append(Update(sequence.id, new, reason, sequence.timeline(), sequence.cached_tokens, error, scores))
         del self._sequences[sequence.id]
         self._scheduler.remove(sequence)
 

@@ -155,7 +155,7 @@ class Scheduler:
         if not self.waiting or not self._slots:
             return None
         sequence = next(iter(self.waiting.values()))
-        if self.running and self.pool.available <= sequence.refused_at:
+        if self.pool.available <= sequence.refused_at:
             return None
         shared: list[int] = []
         parent: Parent = sequence.request.cache_salt

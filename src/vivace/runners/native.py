@@ -165,9 +165,9 @@ def load_native_runner(
 def _plan_limits(config: ModelConfig, native: NativeConfig) -> RunnerLimits:
     element_bytes = 4 if native.quantize == "none" else 2
     padded_head_dim = -(-config.head_dim // 16) * 16
-    block_bytes = len(config.layers) * config.kv_heads * BLOCK_SIZE * (config.head_dim + padded_head_dim) * element_bytes
+    token_bytes = len(config.layers) * config.kv_heads * (config.head_dim + padded_head_dim) * element_bytes
     one_context = -(-config.context_length // BLOCK_SIZE)
-    blocks = min(native.kv_memory_bytes // block_bytes, one_context * native.max_sequences)
+    blocks = min(native.kv_memory_bytes // (token_bytes * BLOCK_SIZE), one_context * native.max_sequences)
     return RunnerLimits(
         slots=native.max_sequences,
         blocks=max(blocks, one_context),

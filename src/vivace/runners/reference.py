@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vivace.batch import BLOCK_SIZE, Batch, Handle, Row, RunnerLimits, Sampling, StepResult, Want
-from vivace.models.config import ModelConfig
+from vivace.models.config import Activation, ModelConfig
 from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm
 
 Array = NDArray[np.float32]
@@ -69,7 +69,7 @@ class ReferenceRunner:
     def launch(self, batch: Batch) -> Handle:
         tokens: list[Sequence[int]] = []
         scores: dict[int, Sequence[float]] = {}
-        hidden: dict[int, memoryview] = {}
+        hidden: dict[int, memoryview[float]] = {}
         steps = 1
         for index, row in enumerate(batch.rows):
             slot = self._open(row)
@@ -157,7 +157,8 @@ class ReferenceRunner:
             variance = np.mean(centred * centred, axis=-1, keepdims=True)
             scaled = centred / np.sqrt(variance + np.float32(self._config.norm_eps))
         scaled = scaled * norm.weight
-        return scaled if norm.bias is None else scaled + norm.bias
+        result: Array = scaled if norm.bias is None else scaled + norm.bias
+        return result
 
     def _post_norm(self, norm: Norm | None, x: Array) -> Array:
         return x if norm is None else self._norm(norm, x)
@@ -247,13 +248,16 @@ def quantize_activations(x: Array, quantization: Quantization) -> Array:
     return rounded
 
 
-def _activate(activation: Literal["silu", "gelu", "gelu_tanh"], x: Array) -> Array:
+def _activate(activation: Activation, x: Array) -> Array:
+    """SiLU as x * sigmoid(x); GELU (Hendrycks and Gimpel 2016), exact or by its tanh approximation."""
     if activation == "silu":
-        return x * (1 + np.tanh(x / 2)) / 2  # x * sigmoid(x), without overflow
-    if activation == "gelu_tanh":
-        inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
-        return np.float32(0.5) * x * (1 + np.tanh(inner))
-    return x * (1 + np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(np.sqrt(2)))) / 2
+        gate = (1 + np.tanh(x / 2)) / 2
+    elif activation == "gelu_tanh":
+        gate = (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3))) / 2
+    else:
+        gate = (1 + np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(np.sqrt(2)))) / 2
+    activated: Array = x * gate
+    return activated
 
 
 def log_softmax(logits: Array) -> Array:

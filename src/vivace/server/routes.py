@@ -26,13 +26,6 @@ from vivace.errors import VivaceError
 from vivace.models.model import Model
 from vivace.sampling import SamplingParams, build_request
 from vivace.server.protocol import (
-    ChatReplies,
-    CompletionReplies,
-    ErrorBody,
-    ErrorReply,
-    HealthReport,
-    ModelCard,
-    ModelList,
     chat_messages,
     chat_params,
     check_model,
@@ -40,6 +33,15 @@ from vivace.server.protocol import (
     completion_prompt,
     decode_chat,
     decode_completion,
+)
+from vivace.server.replies import (
+    ChatReplies,
+    CompletionReplies,
+    ErrorBody,
+    ErrorReply,
+    HealthReport,
+    ModelCard,
+    ModelList,
     describe_error,
     encode,
 )
@@ -188,7 +190,7 @@ def _card(service: Service) -> ModelCard:
 
 async def _report_health(service: Service, request: Request) -> Response:
     health = service.bridge.health()
-    problem = "" if health.alive else health.error or "The engine has stopped. Restart the server."
+    problem = health.error or ("" if health.alive else "The engine has stopped. Restart the server.")
     if health.stuck_ms > service.stuck_after_ms:
         problem = f"The engine has been in one step for {health.stuck_ms:.0f} ms. Restart the server if it stays so."
     report = HealthReport("error" if problem else "ok", service.model.name, round(health.stuck_ms, 1), problem)

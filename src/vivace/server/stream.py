@@ -20,7 +20,7 @@ from vivace.budget import Timeline
 from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import EngineStoppedError, StepFailedError, VivaceError
-from vivace.server.protocol import ErrorReply, Usage, describe_error, encode, make_usage
+from vivace.server.replies import ErrorReply, Usage, describe_error, encode, make_usage
 from vivace.tokenizer import TextStream
 
 T = TypeVar("T")
