@@ -7,7 +7,7 @@ nothing of the package under test.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,11 +58,11 @@ def write_llama(
     }
     if head_dim is not None:
         config["head_dim"] = head_dim
-    config |= _shape(hidden, heads, kv_heads, layers, intermediate, vocab, context, tied)
-    config |= _dialect(dialect, dtype, rope_theta, rope_scaling)
+    config |= shape_fields(hidden, heads, kv_heads, layers, intermediate, vocab, context, tied)
+    config |= dialect_fields(dialect, dtype, rope_theta, rope_scaling)
     attention = ("q_proj", "k_proj", "v_proj", "o_proj") if attention_bias else ()
     mlp = ("gate_proj", "up_proj", "down_proj") if mlp_bias else ()
-    return _write(directory, config, attention + mlp, dtype, sharded, seed)
+    return write_checkpoint(directory, config, attention + mlp, dtype, sharded, seed)
 
 
 def write_qwen2(
@@ -92,9 +92,9 @@ def write_qwen2(
         "sliding_window": context,
         "max_window_layers": layers,
     }
-    config |= _shape(hidden, heads, kv_heads, layers, intermediate, vocab, context, tied)
-    config |= _dialect(dialect, dtype, rope_theta, rope_scaling)
-    return _write(directory, config, ("q_proj", "k_proj", "v_proj"), dtype, sharded, seed)
+    config |= shape_fields(hidden, heads, kv_heads, layers, intermediate, vocab, context, tied)
+    config |= dialect_fields(dialect, dtype, rope_theta, rope_scaling)
+    return write_checkpoint(directory, config, ("q_proj", "k_proj", "v_proj"), dtype, sharded, seed)
 
 
 def write_tokenizer(directory: Path, *, template: str | None = CHATML, template_in_config: bool = False) -> Path:
@@ -153,6 +153,14 @@ def metaspace_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def set_fields(directory: Path, **changes: Any) -> Path:
+    """Change fields of config.json; a field set to `...` is removed."""
+    path = directory / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) | changes
+    write_json(path, {name: value for name, value in values.items() if value is not ...})
+    return directory
+
+
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
@@ -171,6 +179,17 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], dtype: Dtype 
         }
         body += data
     write_safetensors(path, header, body)
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a float32 file of `write_tensors`."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = {name: entry for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}
+    return {
+        name: np.frombuffer(data[start:][slice(*entry["data_offsets"])], np.float32).reshape(entry["shape"])
+        for name, entry in entries.items()
+    }
 
 
 def write_safetensors(path: Path, header: object, body: bytes) -> None:
@@ -192,8 +211,15 @@ def _as_bytes(array: NDArray[Any], dtype: Dtype) -> bytes:
     return array.astype(dtype).tobytes()
 
 
-def _shape(
-    hidden: int, heads: int, kv_heads: int, layers: int, intermediate: int, vocab: int, context: int, tied: bool
+def shape_fields(
+    hidden: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    layers: int = 2,
+    intermediate: int = 112,
+    vocab: int = 320,
+    context: int = 512,
+    tied: bool = True,
 ) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
@@ -210,7 +236,9 @@ def _shape(
     }
 
 
-def _dialect(dialect: Dialect, dtype: Dtype, theta: float, scaling: Mapping[str, Any] | None) -> dict[str, Any]:
+def dialect_fields(
+    dialect: Dialect, dtype: Dtype = "float32", theta: float = 10000.0, scaling: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     if dialect == "published":
         rope = {} if scaling is None else {"rope_scaling": dict(scaling)}
         return {"rope_theta": theta, "torch_dtype": dtype, "transformers_version": "4.45.0"} | rope
@@ -218,13 +246,20 @@ def _dialect(dialect: Dialect, dtype: Dtype, theta: float, scaling: Mapping[str,
     return {"rope_parameters": parameters, "dtype": dtype, "transformers_version": "5.5.4"}
 
 
-def _write(
-    directory: Path, config: dict[str, Any], biased: tuple[str, ...], dtype: Dtype, sharded: bool, seed: int
+def write_checkpoint(
+    directory: Path,
+    config: dict[str, Any],
+    biased: tuple[str, ...] = (),
+    dtype: Dtype = "float32",
+    sharded: bool = False,
+    seed: int = 0,
+    tensors: Mapping[str, NDArray[Any]] | None = None,
 ) -> Path:
+    """A config, a tokenizer, and `tensors` or else those of a llama-like config, with biases on linears of a name."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config)
     write_json(directory / "generation_config.json", {"bos_token_id": 256, "eos_token_id": 258})
-    tensors = _random_tensors(config, biased, np.random.default_rng(seed))
+    tensors = tensors or _random_tensors(config, biased, np.random.default_rng(seed))
     if sharded:
         _write_shards(directory, tensors, dtype)
     else:
@@ -236,10 +271,60 @@ def _random_tensors(
     config: Mapping[str, Any], biased: tuple[str, ...], random: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
     """Norm weights and biases are random too, and layers outweigh the residual, so that a mistake in any shows."""
-    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    hidden, vocab, family = config["hidden_size"], config["vocab_size"], config["model_type"]
+    normal, centre = normal_source(random), 0.0 if family == "gemma3_text" else 1.0
+
+    def norm(width: int = hidden) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = random.uniform(centre - 0.5, centre + 0.5, width).astype(np.float32)
+        return values
+
+    tensors = {"model.embed_tokens.weight": normal(vocab, hidden, scale=0.3), "model.norm.weight": norm()}
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        for name, width in _norms(config).items():
+            tensors[f"{prefix}{name}.weight"] = norm(width)
+        for name, (out, width, gain) in _linears(config, layer).items():
+            tensors[f"{prefix}{name}.weight"] = normal(out, width, scale=gain * width**-0.5)
+            if name.split(".")[1] in biased:
+                tensors[f"{prefix}{name}.bias"] = normal(out, scale=0.3)
+    if not config["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = normal(vocab, hidden, scale=0.3)
+    return tensors
+
+
+def normal_source(random: np.random.Generator) -> Callable[..., NDArray[np.float32]]:
+    def normal(*shape: int, scale: float) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = (random.standard_normal(shape) * scale).astype(np.float32)
+        return values
+
+    return normal
+
+
+def _norms(config: Mapping[str, Any]) -> dict[str, int]:
+    """The width of each norm of a layer."""
+    hidden, family = config["hidden_size"], config["model_type"]
+    norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if family == "gemma3_text":
+        norms |= {"pre_feedforward_layernorm": hidden, "post_feedforward_layernorm": hidden}
+    if family in ("gemma3_text", "qwen3"):
+        norms |= {"self_attn.q_norm": config["head_dim"], "self_attn.k_norm": config["head_dim"]}
+    return norms
+
+
+def _linears(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, int, float]]:
+    """Outputs, inputs and gain of each linear of a layer."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    inner = inner[layer] if isinstance(inner, list) else inner
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
-    linears = {
+    if config["model_type"] == "phi3":
+        return {
+            "self_attn.qkv_proj": (queries + 2 * keys, hidden, 1.5),
+            "self_attn.o_proj": (hidden, queries, 2.0),
+            "mlp.gate_up_proj": (2 * inner, hidden, 1.0),
+            "mlp.down_proj": (hidden, inner, 2.0),
+        }
+    return {
         "self_attn.q_proj": (queries, hidden, 1.5),
         "self_attn.k_proj": (keys, hidden, 1.5),
         "self_attn.v_proj": (keys, hidden, 2.0),
@@ -248,27 +333,6 @@ def _random_tensors(
         "mlp.up_proj": (inner, hidden, 1.0),
         "mlp.down_proj": (hidden, inner, 2.0),
     }
-
-    def normal(*shape: int, scale: float) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = (random.standard_normal(shape) * scale).astype(np.float32)
-        return values
-
-    def norm() -> NDArray[np.float32]:
-        values: NDArray[np.float32] = random.uniform(0.5, 1.5, hidden).astype(np.float32)
-        return values
-
-    tensors = {"model.embed_tokens.weight": normal(vocab, hidden, scale=0.3), "model.norm.weight": norm()}
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        tensors[prefix + "input_layernorm.weight"] = norm()
-        tensors[prefix + "post_attention_layernorm.weight"] = norm()
-        for name, (out, width, gain) in linears.items():
-            tensors[f"{prefix}{name}.weight"] = normal(out, width, scale=gain * width**-0.5)
-            if name.split(".")[1] in biased:
-                tensors[f"{prefix}{name}.bias"] = normal(out, scale=0.3)
-    if not config["tie_word_embeddings"]:
-        tensors["lm_head.weight"] = normal(vocab, hidden, scale=0.3)
-    return tensors
 
 
 def _write_shards(directory: Path, tensors: Mapping[str, NDArray[Any]], dtype: Dtype, count: int = 3) -> None:

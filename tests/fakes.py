@@ -12,7 +12,6 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from zlib import crc32
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Sampling, StepResult, Want
@@ -172,7 +171,7 @@ class FakeRunner:
         written: dict[int, int] = {}
         tokens: list[list[int]] = []
         scores: dict[int, Sequence[float]] = {}
-        hidden: dict[int, memoryview] = {}
+        hidden: dict[int, memoryview[float]] = {}
         for index, row in enumerate(batch.rows):
             slot = self._compute(row, written)
             new: list[int] = []
@@ -187,7 +186,7 @@ class FakeRunner:
                 hidden[index] = _hidden_states(row)
             tokens.append(new)
         self._tick()
-        return StepResult(tokens, 1, scores, hidden)
+        return StepResult(tokens, 1, scores, hidden=hidden)
 
     def _burst(self, batch: Batch) -> StepResult:
         began = self.clock()
@@ -283,7 +282,7 @@ class FakeRunner:
         return kept
 
 
-def _hidden_states(row: Row) -> Any:
+def _hidden_states(row: Row) -> memoryview[float]:
     """Of each token: its position and itself, as float32 [tokens, 2]."""
     values = array("f", (value for pair in enumerate(row.tokens, row.position) for value in pair))
     return memoryview(values).cast("B").cast("f", (len(row.tokens), 2))

@@ -42,6 +42,8 @@ class Want(IntEnum):
 class Sampling:
     """How a slot chooses tokens. Fixed when the slot opens.
 
+    In this order: a row's mask, bias, repetition, presence and frequency penalties, the ban on stop tokens before
+    `min_tokens`; then the likeliest token if greedy, else temperature, top-k, top-p and min-p, each renormalised.
     The random number behind a token is a function of `seed` and the token's position alone.
     """
 
@@ -54,6 +56,28 @@ class Sampling:
     """0 to 2**64 - 1."""
     stop_token_ids: tuple[int, ...] = ()
     """A burst ends for the row once one of these is sampled; the token is reported as the row's last."""
+    min_p: float = 0.0
+    """Keeps tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens anywhere before, the prompt included, are divided by this if positive, multiplied if not."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens generated before."""
+    frequency_penalty: float = 0.0
+    """Subtracted once for every time a token was generated before."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token and what is added to its logit."""
+    min_tokens: int = 0
+    """Stop tokens are not chosen before this many tokens were generated."""
+    prompt_length: int = 0
+    """Tokens of the sequence that were given, not generated."""
+    logprobs: int = -1
+    """Report the log-probability of every token chosen and of this many likeliest ones, before all of the above;
+    -1 reports none."""
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether the tokens before a position change what is chosen there."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +98,10 @@ class Row:
     """With SCORE: as many as `tokens`."""
     opens: Sampling | None = None
     """Given with a slot's first row: the slot forgets what it held."""
+    history: Sequence[int] = ()
+    """With `opens`, if its sampling reads history: the tokens at every position before the row's first."""
+    mask: bytes | None = None
+    """With SAMPLE: the tokens that may be chosen now, bit t % 8 of byte t // 8 for token t. Such a row never bursts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +116,15 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Of one chosen token, under the model's own distribution: natural logarithms."""
+
+    chosen: float
+    likeliest: Sequence[tuple[int, float]] = ()
+    """Token and log-probability, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What a batch's rows asked for, in the order of its rows."""
 
@@ -97,6 +134,8 @@ class StepResult:
     """Passes of the model made."""
     scores: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """By row index, for SCORE rows: natural-log probabilities."""
+    logprobs: Mapping[int, Sequence[Logprobs]] = field(default_factory=dict)
+    """By row index, for rows whose slot asked for them: one for each of the row's tokens."""
     hidden: Mapping[int, memoryview[float]] = field(default_factory=dict)
     """By row index, for HIDDEN rows: float32 [tokens, hidden]."""
 

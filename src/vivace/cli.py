@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from vivace.errors import VivaceError
+from vivace import __version__
+from vivace.errors import RequestError, VivaceError
 
 
 class _Group(click.Group):
@@ -25,32 +26,39 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+def _read_memory(context: click.Context, parameter: click.Parameter, gib: float) -> int:
+    """Bytes. Raises `click.BadParameter` for what no machine has."""
+    if not 2**-30 <= gib <= 2**20:
+        raise click.BadParameter(f"{gib} is no size in GiB; give one from 2**-30 to 2**20.")
+    return int(gib * 2**30)
+
+
 def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--quantize", type=click.Choice(["none", "int8"]), default="int8", show_default=True,
                      help="Format of the weights; none is exact f32."),
-        click.option("--threads", type=click.IntRange(0), default=0, help="0, the default: all cores allowed."),
-        click.option("--max-sequences", type=click.IntRange(1), default=1024, show_default=True,
+        click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed."),
+        click.option("--max-sequences", type=click.IntRange(1, 2**20), default=1024, show_default=True,
                      help="Sequences under way at once."),
         click.option("--kv-memory", type=float, default=1.0, show_default=True, metavar="GIB",
-                     help="Memory for the KV cache, taken as it fills."),
+                     callback=_read_memory, help="Memory for the KV cache, taken as it fills."),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
-def _model_options(quantize: str, threads: int, max_sequences: int, kv_memory: float) -> dict[str, Any]:
+def _model_options(quantize: str, threads: int, max_sequences: int, kv_memory: int) -> dict[str, Any]:
     return {
         "quantize": quantize,
         "threads": threads,
         "max_sequences": max_sequences,
         "max_batch_tokens": max(1024, max_sequences),
-        "kv_memory_bytes": int(kv_memory * 2**30),
+        "kv_memory_bytes": kv_memory,
     }
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="vivace")
+@click.version_option(__version__, message="vivace %(version)s")
 def main() -> None:
     """Real-time LLM inference: a model and a latency budget in, a server that keeps it out."""
 
@@ -61,7 +69,7 @@ def main() -> None:
 @click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Default: until the model ends or its context is full.")
 @click.option("--temperature", type=float, help="0 is greedy. Default: as the model's files say.")
-@click.option("--top-k", type=int)
+@click.option("--top-k", type=click.IntRange(0, 2**31 - 1), help="0 keeps all tokens.")
 @click.option("--top-p", type=float)
 @click.option("--seed", type=int)
 @click.option("--stop", multiple=True, help="End before this text; may be given several times.")
@@ -86,24 +94,33 @@ def generate(
     from vivace.llm import load
     from vivace.sampling import SamplingParams
 
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop,
-        ignore_eos=ignore_eos,
-    )
+    try:
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
+    except RequestError as error:
+        raise click.UsageError(str(error)) from error
     with load(model, **_model_options(**options)) as llm:
         request = [{"role": "user", "content": prompt}] if chat else prompt
         if as_json:
-            click.echo(json.dumps(_describe(llm.model.name, llm.generate(request, params)), ensure_ascii=False))
+            click.echo(json.dumps(_describe(llm.model.name, llm.generate(request, params))))
             return
         for piece in llm.stream(request, params):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        click.echo()
+            _write(piece)
+        _write("\n")
+
+
+def _write(text: str) -> None:
+    """To standard output at once, with a question mark for what it cannot show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
 
 
 def _describe(model: str, generation: Any) -> dict[str, Any]:
@@ -137,9 +154,9 @@ def serve(model: str, host: str, port: int, **options: Any) -> None:
 
     opened = open_model(model)
     runner = load_runner(opened, NativeConfig(**_model_options(**options)))
-    click.echo(
+    _write(
         f"{opened.name}: {options['quantize']}, {runner.weight_bytes / 1e6:.1f} MB of weights, context "
-        f"{opened.config.context_length}; {runner.isa}, {runner.threads} threads"
+        f"{opened.config.context_length}; {runner.isa}, {runner.threads} threads\n"
     )
 
     def announce(url: str) -> None:

@@ -6,16 +6,23 @@ It knows no HTTP and starts no thread of its own: whoever waits for a token driv
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import msgspec
 
 from vivace.budget import Timeline
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
-from vivace.errors import ConfigError, EngineStoppedError, StepFailedError
+from vivace.engine.scheduler import SchedulerConfig
+from vivace.errors import ConfigError, EngineStoppedError, RequestError, StepFailedError
 from vivace.models.checkpoint import Checkpoint
 from vivace.models.model import Model, open_model
 from vivace.models.weights import read_weights
@@ -48,9 +55,14 @@ class LLM:
     def __init__(self, model: Model, runner: NativeRunner) -> None:
         self.model = model
         self.runner = runner
-        self._engine = Engine(runner)
+        # What waits here are the caller's own prompts, in the caller's own memory: nobody gains if they are refused.
+        self._engine = Engine(runner, SchedulerConfig(max_waiting=sys.maxsize))
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        """Held while waiting for the other, so that one who comes back for it lets another go first."""
         self._inboxes: dict[str, list[Update]] = {}
+        self._left: deque[str] = deque()
+        """Requests that nobody waits for any more, to be freed by whoever has the lock."""
         self._names = itertools.count()
         self._closed = False
 
@@ -65,6 +77,8 @@ class LLM:
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, /, **options: Any
     ) -> list[Generation]:
         """Continue all prompts together, in one batch as far as it holds; answers in the order of the prompts."""
+        if isinstance(prompts, str):
+            raise RequestError("The prompts are one string; generate_many takes a list of prompts.")
         params = _resolve(params, options)
         answers = [self._begin(prompt, params) for prompt in prompts]
         self._run(answers)
@@ -77,9 +91,7 @@ class LLM:
         self._open([answer])
         try:
             while not answer.done:
-                piece = answer.take(self._wait(answer.request.id))
-                if answer.stopped_early:
-                    self._abort(answer.request.id)
+                piece = self._advance([answer])[0]
                 if piece:
                     yield piece
         finally:
@@ -87,7 +99,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the model's memory and threads. Answers under way end with `EngineStoppedError`."""
-        with self._lock:
+        with self._hold_engine():
             if not self._closed:
                 self._closed = True
                 self.runner.close()
@@ -99,13 +111,14 @@ class LLM:
         self.close()
 
     def _begin(self, prompt: Prompt, params: SamplingParams) -> _Answer:
-        return _Answer(self._prepare(prompt, params), self.model.tokenizer.stream(params.stop))
-
-    def _prepare(self, prompt: Prompt, params: SamplingParams) -> Request:
         arrived = time.monotonic()
         tokenizer = self.model.tokenizer
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
-        return build_request(
+        if isinstance(prompt, str):
+            ids = tokenizer.encode(prompt)
+        else:
+            _check_messages(prompt)
+            ids = tokenizer.encode_chat(prompt)
+        request = build_request(
             f"local-{next(self._names)}",
             tuple(ids),
             params,
@@ -115,20 +128,20 @@ class LLM:
             arrived=arrived,
             preprocess_ms=(time.monotonic() - arrived) * 1e3,
         )
+        return _Answer(request, tokenizer.stream(params.stop))
 
     def _run(self, answers: Sequence[_Answer]) -> None:
         self._open(answers)
         try:
-            for answer in answers:
-                while not answer.done:
-                    answer.take(self._wait(answer.request.id))
-                    if answer.stopped_early:
-                        self._abort(answer.request.id)
+            going = answers
+            while going:
+                self._advance(going)
+                going = [answer for answer in going if not answer.done]
         finally:
             self._forget(answers)
 
     def _open(self, answers: Sequence[_Answer]) -> None:
-        with self._lock:
+        with self._hold_engine():
             self._check_open()
             try:
                 for answer in answers:
@@ -136,32 +149,67 @@ class LLM:
                     self._inboxes[answer.request.id] = []
             except BaseException:
                 for answer in answers:
-                    self._drop(answer)
+                    self._drop(answer.request.id)
                 raise
 
-    def _wait(self, id: str) -> list[Update]:
-        """Drive the engine until there is news of a request, and take it."""
-        with self._lock:
-            while not self._inboxes[id]:
+    def _advance(self, answers: Sequence[_Answer]) -> list[str]:
+        """Wait until there is news of any of these answers; the new text of each."""
+        pieces = []
+        for answer, news in zip(answers, self._wait([answer.request.id for answer in answers]), strict=True):
+            pieces.append(answer.take(news))
+            if answer.stopped_early:
+                with self._hold_engine():
+                    self._engine.abort(answer.request.id)
+        return pieces
+
+    def _wait(self, ids: Sequence[str]) -> list[list[Update]]:
+        """Drive the engine until there is news of any of these requests, and take the news of each."""
+        with self._hold_engine():
+            while not any(self._inboxes[id] for id in ids):
                 self._check_open()
-                for update in self._engine.step():
-                    if update.id in self._inboxes:
-                        self._inboxes[update.id].append(update)
-            news, self._inboxes[id] = self._inboxes[id], []
+                self._step()
+            news = [self._inboxes[id] for id in ids]
+            self._inboxes.update((id, []) for id in ids)
             return news
 
-    def _abort(self, id: str) -> None:
-        with self._lock:
-            self._engine.abort(id)
+    def _step(self) -> None:
+        try:
+            event = self._engine.step()
+        except BaseException:  # from the keyboard, it may be: nobody knows how far the step came
+            self._engine.abort_all()
+            raise
+        for update in event:
+            if update.id in self._inboxes:
+                self._inboxes[update.id].append(update)
 
     def _forget(self, answers: Sequence[_Answer]) -> None:
-        with self._lock:
-            for answer in answers:
-                self._drop(answer)
+        """Free these answers' requests. A stream that was left is collected at any moment, even by a thread that is
+        in the middle of a step, so this never waits for the lock."""
+        self._left.extend(answer.request.id for answer in answers)
+        self._drop_left()
 
-    def _drop(self, answer: _Answer) -> None:
-        if self._inboxes.pop(answer.request.id, None) is not None and not answer.done:
-            self._engine.abort(answer.request.id)
+    @contextmanager
+    def _hold_engine(self) -> Iterator[None]:
+        with self._turn:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+            self._drop_left()
+
+    def _drop_left(self) -> None:
+        """If another has the lock, it comes here once it has not."""
+        while self._left and self._lock.acquire(blocking=False):
+            try:
+                while self._left:
+                    self._drop(self._left.popleft())
+            finally:
+                self._lock.release()
+
+    def _drop(self, id: str) -> None:
+        if self._inboxes.pop(id, None) is not None:
+            self._engine.abort(id)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -190,14 +238,19 @@ class _Answer:
         return self._text_stream.stopped and not self.done
 
     def take(self, updates: Sequence[Update]) -> str:
-        """The new text in these updates. Raises `StepFailedError` when the request's step failed."""
+        """The new text in these updates.
+
+        Raises `StepFailedError` when the request's step failed, `EngineStoppedError` when others gave it up.
+        """
         pieces: list[str] = []
         for update in updates:
+            if update.finish_reason is FinishReason.ERROR:
+                raise StepFailedError(update.error)
+            if update.finish_reason is FinishReason.ABORT and not self._text_stream.stopped:
+                raise EngineStoppedError("A step was broken off, and this request with it. Send it again.")
             if not self._text_stream.stopped:
                 self._tokens += update.tokens
-                pieces.append(self._text_stream.push(update.tokens))
-            if update.finish_reason == FinishReason.ERROR:
-                raise StepFailedError(update.error)
+                pieces.append(self._text_stream.push(self._without_stop_token(update)))
             if update.finish_reason is not None:
                 received = time.monotonic()
                 pieces.append(self._text_stream.finish())
@@ -206,6 +259,12 @@ class _Answer:
                 self._timing = self._add_flush(update.timeline or Timeline(), received)
         self._pieces += pieces
         return "".join(pieces)
+
+    def _without_stop_token(self, update: Update) -> list[int]:
+        """A token that ends the answer is reported, and is not part of its text."""
+        tokens = update.tokens
+        stops = update.finish_reason is FinishReason.STOP and tokens[-1] in self.request.sampling.stop_token_ids
+        return tokens[:-1] if stops else tokens
 
     def _add_flush(self, timeline: Timeline, received: float) -> Timeline:
         """Everything after the last token is flush, so the parts add up to the time the caller waited."""
@@ -225,24 +284,52 @@ class _Answer:
         )
 
 
+def _check_messages(messages: object) -> None:
+    """Raises `RequestError` for what a template would turn into nonsense."""
+    if not isinstance(messages, Sequence):
+        raise RequestError(f"The prompt is of type {type(messages).__name__}; give a string or a list of messages.")
+    if not messages:
+        raise RequestError("The list of messages is empty; give at least one.")
+    for index, message in enumerate(messages):
+        known = isinstance(message, Mapping)
+        if not known or not all(isinstance(message.get(name), str) for name in ("role", "content")):
+            raise RequestError(f"messages[{index}] is no message; give a dict of two strings, role and content.")
+
+
 def _resolve(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
-    if params is not None and options:
-        return replace(params, **options)
-    return params or SamplingParams(**options)
+    """Raises `RequestError` for an option that nobody knows, or a value that it cannot have."""
+    if unknown := _describe_unknown(options, SamplingParams.__slots__):
+        raise RequestError(unknown)
+    values = asdict(params or SamplingParams()) | dict(options)
+    if isinstance(values["stop"], str):
+        values["stop"] = (values["stop"],)
+    try:
+        return msgspec.convert(values, SamplingParams)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"An option has a value of the wrong type: {error}. See SamplingParams.") from error
 
 
-def load(name: str = "mini", /, *, progress: Callable[[float], None] | None = None, **options: Any) -> LLM:
+def _describe_unknown(options: Mapping[str, Any], known: Collection[str]) -> str:
+    """What is wrong with the options' names; nothing if all are known."""
+    names = [name for name in options if name not in known]
+    return f"There is no option {' or '.join(names)}; there are {', '.join(known)}." if names else ""
+
+
+def load(
+    name: str | os.PathLike[str] = "mini", /, *, progress: Callable[[float], None] | None = None, **options: Any
+) -> LLM:
     """Load a model: `mini`, which is embedded here, a Hugging Face directory, or a hub id.
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
     Raises a `ModelError` that names the file and the remedy, or `ConfigError`.
     """
+    if unknown := _describe_unknown(options, NativeConfig.__slots__):
+        raise ConfigError(unknown)
     try:
         config = NativeConfig(**options)
     except TypeError as error:
-        known = ", ".join(NativeConfig.__slots__)
-        raise ConfigError(f"Unknown option in {', '.join(options)}; load takes {known}.") from error
-    model = open_model(name)
+        raise ConfigError(f"An option is of the wrong type ({error}); see NativeConfig.") from error
+    model = open_model(os.fspath(name))
     return LLM(model, load_runner(model, config, progress))
 
 

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def allowed_cores() -> int:
     """Cores this process may run on: the smaller of its affinity and its cgroup's quota, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
     return max(1, min(affinity, affinity if quota is None else math.ceil(quota)))
 
 
-def _cgroup_quota(root: Path) -> float | None:
-    """Cores' worth of time the cgroup grants (version 2, else version 1); None where it sets no limit."""
+def _cgroup_quota(root: Path, membership: Path) -> float | None:
+    """Cores' worth of time that the process's cgroup and all above it grant; None where none sets a limit."""
+    quotas = (_read_quota(directory) for directory in _cgroups(root, membership))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _cgroups(root: Path, membership: Path) -> Iterator[Path]:
+    """Directories of the process's cgroups. A container sees its own at the root, whatever the file says."""
+    yield root
+    yield root / "cpu"
     try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+        lines = membership.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:  # id:controllers:path, and version 2 names no controllers
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if path.startswith("/..") or (controllers and "cpu" not in controllers.split(",")):
+            continue  # out of this container's sight, or no limit on time
+        top = root / "cpu" if controllers else root
+        group = top / path.lstrip("/")
+        yield from (group, *(parent for parent in group.parents if parent.is_relative_to(top)))
+
+
+def _read_quota(directory: Path) -> float | None:
+    """Of one cgroup, version 2 or else version 1."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    try:
-        cores = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return cores if cores > 0 else None
+            quota, period = " ".join((directory / name).read_text() for name in names).split()
+            return int(quota) / int(period) if int(quota) > 0 else None
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None

@@ -96,7 +96,7 @@ def count_wakes() -> list[str]:
         wakes.append(threading.current_thread().name)
         return wake(*args, **options)
 
-    loop.call_soon_threadsafe = note_and_wake  # type: ignore[method-assign]
+    loop.call_soon_threadsafe = note_and_wake  # type: ignore[method-assign, assignment]
     return wakes
 
 

@@ -29,7 +29,7 @@ class Loaded:
         return load_native_runner(self.config, self.weights, settings)
 
     def reference(self, quantize: Quantize) -> ReferenceRunner:
-        quantization = None if quantize == "none" else Quantization()
+        quantization = None if quantize == "none" else Quantization(quantize)
         return ReferenceRunner(self.config, self.weights, quantization=quantization)
 
     def head(self) -> NDArray[np.float32]:

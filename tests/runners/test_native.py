@@ -83,16 +83,16 @@ def test_hidden_states_are_those_of_the_reference(
     row = Row(0, 0, random_prompt(61), blocks_for(61), Want.HIDDEN, opens=Sampling())
     expected = hidden_of(run(model.reference(quantize), row), 0, model.config.hidden_size)
     states = hidden_of(run(model.native(quantize), row), 0, model.config.hidden_size)
-    # A code may round the other way where float sums differ in their last bit, so int8 gets the width of a step.
-    assert np.abs(states - expected).max() < (1e-4 if quantize == "none" else 2e-2) * np.abs(expected).max()
+    # A code may round the other way where float sums differ in their last bit, so codes get the width of a step.
+    tolerance = {"none": 1e-4, "bf16": 2e-3, "int8": 2e-2, "int4": 2e-2}[quantize]
+    assert np.abs(states - expected).max() < tolerance * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_sampled_tokens_are_those_of_the_reference(
-    name: str, runner: NativeRunner, quantize: Quantize, llama: Loaded
-) -> None:
-    expected = generate(llama.reference(quantize), random_prompt(40), SAMPLINGS[name], 24)
-    assert generate(runner, random_prompt(40), SAMPLINGS[name], 24) == expected
+def test_sampled_tokens_are_those_of_the_reference(name: str, isa: str, llama: Loaded) -> None:
+    # Unquantised: elsewhere a code that rounds the other way may tip the balance between two tokens.
+    expected = generate(llama.reference("none"), random_prompt(40), SAMPLINGS[name], 24)
+    assert generate(llama.native("none"), random_prompt(40), SAMPLINGS[name], 24) == expected
 
 
 def row_of_another(slot: int) -> Row:
@@ -180,11 +180,15 @@ def test_scores_are_log_probabilities_that_sum_to_one(runner: NativeRunner, llam
     np.testing.assert_allclose(total, 1, atol=1e-4)
 
 
-def test_the_int8_model_answers_as_the_exact_one_in_nearly_every_place(isa: str, wide: Loaded) -> None:
+@pytest.mark.parametrize(("quantize", "agreement"), [("bf16", 0.97), ("int8", 0.9), ("int4", 0.4)])
+def test_a_rounded_model_answers_mostly_as_the_exact_one(
+    quantize: Quantize, agreement: float, isa: str, wide: Loaded
+) -> None:
+    # The weights are random, so the logits lie close together: a trained model agrees far more often.
     row = Row(0, 0, random_prompt(200), blocks_for(200), Want.HIDDEN, opens=Sampling())
-    states = [hidden_of(run(wide.native(quantize), row), 0, wide.config.hidden_size) for quantize in QUANTIZE]
+    states = [hidden_of(run(wide.native(kind), row), 0, wide.config.hidden_size) for kind in ("none", quantize)]
     exact, rounded = (state @ wide.head().T for state in states)
-    assert (exact.argmax(axis=1) == rounded.argmax(axis=1)).mean() > 0.9
+    assert (exact.argmax(axis=1) == rounded.argmax(axis=1)).mean() > agreement
 
 
 def bad_rows(prompt: list[int]) -> dict[str, list[Row]]:
@@ -224,7 +228,7 @@ def test_an_instruction_set_that_is_not_there_is_refused_with_those_that_are(
 
 @pytest.mark.parametrize(
     "options",
-    [{"quantize": "int3"}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}],
+    [{"quantize": "int3"}, {"group_size": 48}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}],
 )
 def test_settings_that_cannot_be_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options)) if len(options) == 1 else "max_batch_tokens"):

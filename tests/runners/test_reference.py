@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoints import write_llama, write_qwen2
+from tests.checkpoints import set_fields, write_llama, write_qwen2
+from tests.families import write_gemma3, write_gpt2, write_mistral, write_phi3, write_qwen3, write_smollm3
 from tests.runners.loading import blocks_for, load_directory, random_prompt, run
 from vivace.batch import Row, Sampling, Want
 from vivace.runners.reference import Quantization, log_softmax, quantize_activations, random_number, sample
@@ -21,6 +22,10 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 64,
 }
 
+LINEAR_SCALING = {"rope_type": "linear", "factor": 8.0}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
+MIXED = ["sliding_attention", "full_attention"]
+
 CHECKPOINTS: dict[str, Any] = {
     "llama-published": lambda path: write_llama(path, dialect="published"),
     "llama-new-untied-bf16": lambda path: write_llama(path, dialect="new", tied=False, dtype="bfloat16"),
@@ -29,6 +34,30 @@ CHECKPOINTS: dict[str, Any] = {
     "llama-rope-scaling": lambda path: write_llama(path, dialect="published", rope_scaling=LLAMA3_SCALING),
     "qwen2-published": lambda path: write_qwen2(path, dialect="published"),
     "qwen2-new-untied": lambda path: write_qwen2(path, dialect="new", tied=False),
+    "qwen2-windows": lambda path: set_fields(write_qwen2(path, layers=3), **WINDOWS),
+    "qwen2-new-windows": lambda path: set_fields(write_qwen2(path, dialect="new"), **WINDOWS, layer_types=MIXED),
+    "mistral-published": write_mistral,
+    "mistral-new": lambda path: write_mistral(path, dialect="new"),
+    "mistral-no-window": lambda path: write_mistral(path, window=None),
+    "mistral-layer-types": lambda path: write_mistral(path, dialect="new", layer_types=MIXED),
+    "qwen3-published": write_qwen3,
+    "qwen3-new-untied-biases": lambda path: write_qwen3(path, dialect="new", tied=False, attention_bias=True),
+    "qwen3-windows": lambda path: write_qwen3(path, dialect="new", **WINDOWS, layer_types=MIXED),
+    "smollm3-published": write_smollm3,
+    "smollm3-new-windows": lambda path: write_smollm3(path, dialect="new", **WINDOWS),
+    "gemma3-published": write_gemma3,
+    "gemma3-new": lambda path: write_gemma3(path, dialect="new"),
+    "gemma3-rope-scaling": lambda path: write_gemma3(path, rope_scaling=LINEAR_SCALING),
+    "gemma3-new-rope-scaling": lambda path: write_gemma3(path, dialect="new", rope_scaling=LINEAR_SCALING),
+    "gemma3-bf16-layer-types": lambda path: write_gemma3(path, dtype="bfloat16", hidden=64, layer_types=MIXED * 2),
+    "phi3-published": lambda path: write_phi3(path, longrope=False),
+    "phi3-new-window": lambda path: write_phi3(path, dialect="new", longrope=False, window=24),
+    "phi3-short-factors": lambda path: write_phi3(path, factor=4.0),
+    "phi3-long-factors": lambda path: write_phi3(path, original=32),
+    "phi3-new-long-factors-partial": lambda path: write_phi3(path, dialect="new", original=32, partial=0.75),
+    "gpt2-published": write_gpt2,
+    "gpt2-new-untied": lambda path: write_gpt2(path, dialect="new", tied=False, inner=112),
+    "gpt2-no-prefix-bf16": lambda path: write_gpt2(path, prefix="", dtype="bfloat16"),
 }
 
 

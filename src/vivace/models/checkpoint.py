@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,30 @@ class Tensor:
         if self.dtype == "BF16":
             return (self.data.astype(np.uint32) << 16).view(np.float32)
         return self.data.astype(np.float32, copy=False)
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """Some rows of a matrix, or elements of a vector: a view."""
+        return replace(self, name=f"{self.name}[{begin}:{end}]", data=self.data[begin:end])
+
+    def transposed(self) -> Tensor:
+        """The matrix with rows and columns exchanged: a view."""
+        return replace(self, data=self.data.T)
+
+
+class TensorSource(Protocol):
+    """Tensors by their names in Hugging Face checkpoints, wherever they are kept."""
+
+    @property
+    def directory(self) -> Path:
+        """Of the checkpoint, or the one file that holds it all: what messages name."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """A tensor by name. Raises `CheckpointError` when it is missing, or not of the shape it must have."""
 
 
 @dataclass(frozen=True, slots=True)

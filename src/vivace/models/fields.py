@@ -71,12 +71,38 @@ class Fields:
             raise self.error(name, "a string of at most 256 characters")
         return value
 
+    def integers(self, name: str, count: int, low: int, high: int) -> tuple[int, ...]:
+        """A list of `count` whole numbers, each `low` to `high` inclusive."""
+        items = self._items(name, count)
+        return tuple(items.integer(index, low, high) for index in items)
+
+    def numbers(self, name: str, count: int, *, above: float = -math.inf) -> tuple[float, ...]:
+        """A list of `count` numbers, each as `number` has it."""
+        items = self._items(name, count)
+        return tuple(items.number(index, above=above) for index in items)
+
+    def texts(self, name: str, count: int) -> tuple[str, ...]:
+        """A list of `count` strings."""
+        items = self._items(name, count)
+        return tuple(items.text(index) for index in items)
+
     def child(self, name: str) -> Fields:
         """The object under a field; an empty one if the field is missing."""
         value = self._take(name, {})
         if not isinstance(value, dict):
             raise self.error(name, "an object")
         return Fields(self.path, value, f"{self.prefix}{name}.")
+
+    def with_defaults(self, **defaults: Any) -> Fields:
+        """These fields, and those of `defaults` that are not there. One that is null stays so."""
+        return Fields(self.path, defaults | dict(self.values), self.prefix)
+
+    def _items(self, name: str, count: int) -> Fields:
+        """A list as an object with fields called 0, 1, ..., so that an error says which item it is of."""
+        value = self._take(name, None)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.error(name, f"a list of {count} items")
+        return Fields(self.path, {str(index): item for index, item in enumerate(value)}, f"{self.prefix}{name}.")
 
     def _take(self, name: str, default: Any) -> Any:
         value = self.values.get(name)

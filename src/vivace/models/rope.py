@@ -8,13 +8,13 @@ agree with to one unit in the last place. Knows nothing of layers or attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.errors import UnsupportedModelError
+from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.fields import Fields
 
 MAX_CONTEXT = 2**31 - 1
@@ -55,26 +55,66 @@ class _Setting:
         return np.power(self.theta, exponents.astype(np.float64)).astype(np.float32)
 
 
-def read_rope(config: Fields, dims: int, context_length: int) -> Rope:
-    """The rope of a model whose heads have `dims` dimensions, all rotated.
+def read_rope(
+    config: Fields,
+    head_dim: int,
+    context_length: int,
+    *,
+    kinds: Collection[str] | None = None,
+    partial: bool = False,
+) -> Rope:
+    """The rope of a model that has one for all layers.
 
-    Reads `rope_theta` and `rope_scaling` of published config files, or `rope_parameters` of newer ones. Raises
-    `UnsupportedModelError` for a kind of rope that is not known, `CheckpointError` for values that cannot be.
+    Reads `rope_theta` and `rope_scaling` of published config files, or `rope_parameters` of newer ones. `kinds` are
+    those that the family may ask for, all known ones by default; `partial` allows a `partial_rotary_factor`, of which
+    heads are rotated by their first dimensions only. Raises `UnsupportedModelError` for a kind of rope that is not
+    known, `CheckpointError` for values that cannot be.
     """
     name = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
-    fields = config.child(name)
-    kind = fields.text("rope_type", fields.text("type", "default"))
-    if kind not in _KINDS or any(isinstance(value, dict) for value in fields.values.values()):
+    fields = config.child(name).with_defaults(rope_theta=config.number("rope_theta", 10000.0, above=1.0))
+    share = 1.0
+    for holder in (config, fields):
+        share = holder.number("partial_rotary_factor", share, above=0.0)
+    if share > 1 or (share != 1 and not partial):
+        supported = "a share of at most 1" if partial else "1, heads that are rotated whole"
         raise UnsupportedModelError(
-            f"{config.path}: {name} asks for rope of type {kind!r}, or for several; supported is one of "
-            f"{', '.join(_KINDS)} for all layers."
+            f"{config.path}: partial_rotary_factor is {share:g}; supported for this family is {supported}."
         )
-    for holder in (fields, config):
-        if holder.number("partial_rotary_factor", 1.0) != 1.0:
-            raise UnsupportedModelError(
-                f"{config.path}: partial_rotary_factor is not 1; supported are models whose heads are rotated whole."
-            )
-    theta = fields.number("rope_theta", config.number("rope_theta", 10000.0, above=1.0), above=1.0)
+    return _read_kind(config, fields, int(head_dim * share), context_length, kinds or tuple(_KINDS))
+
+
+def read_rope_pair(config: Fields, head_dim: int, context_length: int) -> tuple[Rope, Rope]:
+    """The ropes of full and of sliding layers, for a model that has one for each kind of layer.
+
+    Published config files give `rope_theta` and `rope_scaling` to full layers, `rope_local_base_freq` to sliding ones;
+    newer ones have `rope_parameters` with an object for each. Raises as `read_rope` does.
+    """
+    parameters = config.child("rope_parameters")
+    if any(name not in ("full_attention", "sliding_attention") for name in parameters):
+        raise config.error("rope_parameters", "an object with full_attention and sliding_attention, and no more")
+    full, sliding = parameters.child("full_attention"), parameters.child("sliding_attention")
+    if config.values.get("rope_scaling"):
+        full = config.child("rope_scaling").with_defaults(**full.values)
+    full = full.with_defaults(rope_theta=config.number("rope_theta", above=1.0))
+    sliding = sliding.with_defaults(rope_theta=config.number("rope_local_base_freq", above=1.0))
+    both = [_read_kind(config, fields, head_dim, context_length, tuple(_KINDS)) for fields in (full, sliding)]
+    return both[0], both[1]
+
+
+def _read_kind(config: Fields, fields: Fields, dims: int, context_length: int, kinds: Collection[str]) -> Rope:
+    """The rope that one object describes, `rope_theta` among its fields."""
+    kind = fields.text("rope_type", fields.text("type", "default"))
+    if kind not in kinds or any(isinstance(value, dict) for value in fields.values.values()):
+        raise UnsupportedModelError(
+            f"{config.path}: {fields.prefix.rstrip('.')} asks for rope of type {kind!r}, or for several; supported is "
+            f"one of {', '.join(kinds)} for all layers."
+        )
+    if dims < 2 or dims % 2:
+        raise CheckpointError(
+            f"{config.path}: {dims} dimensions of each head are to be rotated (head_dim, times partial_rotary_factor); "
+            "they must be an even number from 2."
+        )
+    theta = fields.number("rope_theta", above=1.0)
     return _KINDS[kind](_Setting(fields, theta, dims, context_length, _original_length(config, fields, context_length)))
 
 
@@ -146,10 +186,29 @@ def _yarn_scale(fields: Fields, factor: float) -> float:
     return magnitude(one) / magnitude(all_dims) if one and all_dims else magnitude(1.0)
 
 
+def _longrope(setting: _Setting) -> Rope:
+    """LongRoPE (arXiv 2402.13753): each wave slowed by a factor of its own, from one of two lists.
+
+    transformers takes `short_factor` until a sequence outgrows the original context, and `long_factor` from then on,
+    so that a row's past is rotated in one way and its present in another. Here the choice is made once, by the context
+    that is served: short if that is at most the original one, else long. What a token computes thus never depends on
+    how long its sequence is, or becomes.
+    """
+    fields, length, pairs = setting.fields, setting.original_length, setting.dims // 2
+    factors = {name: fields.numbers(name, pairs, above=0.0) for name in ("short_factor", "long_factor")}
+    chosen = factors["long_factor" if setting.context_length > length else "short_factor"]
+    factor = fields.number("factor", setting.context_length / length, above=0.0)
+    implied = math.sqrt(1 + math.log(factor) / math.log(length)) if factor > 1 and length > 1 else 1.0
+    frequencies = np.float32(1.0) / (np.array(chosen, np.float32) * setting.wavelengths)
+    return _rope(frequencies, fields.number("attention_factor", implied, above=0.0))
+
+
 _KINDS: dict[str, Callable[[_Setting], Rope]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _default,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
+    "su": _longrope,
 }

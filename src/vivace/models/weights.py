@@ -1,12 +1,15 @@
 """A checkpoint's tensors under this package's own names, every shape checked against the model's config.
 
-Lazy: matrices stay views of the file; only norms, which are small, become float32 here. Knows no packed layout: what
-a runner makes of these is its own business.
+Lazy: matrices stay views of the file, parts of fused ones and transposed ones too; only norms, which are small, become
+float32 here. A matrix is checked for being finite by the runner that packs it, all else here. Knows no packed layout:
+what a runner makes of these is its own business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,12 +25,14 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = weight @ x + bias."""
+    """y = weight @ x + bias; of a factored matrix, y = weight @ (factor @ x) + bias."""
 
     weight: Tensor
-    """[out, in]"""
+    """[out, in]; [out, rank] beside a factor. Maybe not contiguous."""
     bias: Tensor | None = None
     """[out]"""
+    factor: Tensor | None = None
+    """[rank, in]. Query, key and value share one object when they were fused and then factored; so do gate and up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +75,82 @@ class ModelWeights:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Reads tensors of one checkpoint by name and shape."""
+    """Reads what one checkpoint has under a prefix, by name and shape."""
 
     checkpoint: Checkpoint
+    prefix: str = ""
+    norm_offset: float = 0.0
+    norm_bias: bool = False
 
-    def tensor(self, name: str, *shape: int) -> Tensor:
-        tensor = self.checkpoint.tensor(name, shape)
+    def under(self, prefix: str) -> _Names:
+        return replace(self, prefix=self.prefix + prefix)
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.checkpoint
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None) -> Tensor:
+        tensor = self.checkpoint.tensor(self.prefix + name, shape)
         if tensor.dtype not in ("F32", "F16", "BF16"):
             raise CheckpointError(
-                f"{self.checkpoint.directory}: tensor {name!r} is stored as {tensor.dtype}; weights must be F32, F16 "
-                "or BF16. Give the original model, not a quantised one."
+                f"{self.checkpoint.directory}: tensor {tensor.name!r} is stored as {tensor.dtype}; weights must be "
+                "F32, F16 or BF16. Give the original model, not a quantised one."
             )
         return tensor
 
-    def linear(self, name: str, out: int, width: int, *, bias: bool = False) -> Linear:
-        weight = self.tensor(f"{name}.weight", out, width)
-        return Linear(weight, self.tensor(f"{name}.bias", out) if bias else None)
+    def vector(self, name: str, size: int) -> Tensor:
+        tensor = self.tensor(name, (size,))
+        check_finite(tensor)
+        return tensor
+
+    def linear(self, name: str, out: int, width: int, *, bias: bool = False, transposed: bool = False) -> Linear:
+        """`name.weight`, or `name.up.weight` and `name.down.weight`, of which it is the product.
+
+        `transposed`: `name.weight` is stored [in, out]. Factors are stored [out, rank] and [rank, in] in any case.
+        """
+        offset = self.vector(f"{name}.bias", out) if bias else None
+        if f"{name}.up.weight" in self:
+            up, down = self._factors(name, out, width)
+            return Linear(up, offset, down)
+        if not transposed:
+            return Linear(self.tensor(f"{name}.weight", (out, width)), offset)
+        stored = self.tensor(f"{name}.weight", (width, out))
+        return Linear(replace(stored, data=stored.data.T), offset)
+
+    def _factors(self, name: str, out: int, width: int) -> tuple[Tensor, Tensor]:
+        place = f"{self.checkpoint.directory}: {self.prefix}{name}"
+        if f"{name}.weight" in self:
+            raise CheckpointError(f"{place} is there both whole and factored into up and down; remove one of the two.")
+        up, down = (self.tensor(f"{name}.{part}.weight", None) for part in ("up", "down"))
+        rank = up.shape[-1] if up.shape else 0
+        if rank < 1 or up.shape != (out, rank) or down.shape != (rank, width):
+            raise CheckpointError(
+                f"{place} is factored into up {list(up.shape)} and down {list(down.shape)}; config.json makes these "
+                f"[{out}, rank] and [rank, {width}], of one rank from 1. Factor the layer again."
+            )
+        return up, down
 
     def norm(self, name: str, width: int) -> Norm:
-        tensor = self.tensor(f"{name}.weight", width)
-        check_finite(tensor)
-        return Norm(tensor.to_f32())
+        weight = self.vector(f"{name}.weight", width).to_f32()
+        bias = self.vector(f"{name}.bias", width).to_f32() if self.norm_bias else None
+        return Norm(weight + np.float32(self.norm_offset) if self.norm_offset else weight, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where a family's checkpoints keep what, and how."""
+
+    read_linears: Callable[[ModelConfig, _Names, int], dict[str, Linear | None]]
+    """Those of one layer by the field of `LayerWeights`, from the names under its prefix and its MLP width."""
+    norms: Mapping[str, str]
+    """By the field of `LayerWeights`."""
+    norm_offset: float = 0.0
+    """Added to the weights of every norm."""
+    prefixes: tuple[str, ...] = ("model.", "")
+    """Of all but the head: the first under which there is an embedding."""
+    embedding: str = "embed_tokens"
+    positions: str = ""
+    layers: str = "layers"
+    final_norm: str = "norm"
 
 
 def read_weights(config: ModelConfig, checkpoint: Checkpoint) -> ModelWeights:
@@ -99,33 +159,129 @@ def read_weights(config: ModelConfig, checkpoint: Checkpoint) -> ModelWeights:
     A head beside a tied embedding is ignored, as transformers does. Raises `CheckpointError` for a tensor that is
     missing or of another shape or type than the config makes it.
     """
-    if config.family not in ("llama", "qwen2"):
-        raise UnsupportedModelError(f"No names of tensors are known for {config.family!r}; known are llama and qwen2.")
-    names, hidden = _Names(checkpoint), config.hidden_size
+    if config.family not in _LAYOUTS:
+        raise UnsupportedModelError(
+            f"No names of tensors are known for {config.family!r}; known are those of {', '.join(_LAYOUTS)}."
+        )
+    layout, hidden = _LAYOUTS[config.family], config.hidden_size
+    found = [prefix for prefix in layout.prefixes if f"{prefix}{layout.embedding}.weight" in checkpoint]
+    names = _Names(checkpoint, (found or layout.prefixes)[0], layout.norm_offset, config.norm == "layer")
     return ModelWeights(
-        embedding=names.tensor("model.embed_tokens.weight", config.vocab_size, hidden),
-        positions=None,
-        layers=tuple(_read_layer(config, names, index) for index in range(len(config.layers))),
-        final_norm=names.norm("model.norm", hidden),
-        head=None if config.tied else names.linear("lm_head", config.vocab_size, hidden),
+        embedding=names.tensor(f"{layout.embedding}.weight", (config.vocab_size, hidden)),
+        positions=_read_positions(config, names, layout.positions) if layout.positions else None,
+        layers=tuple(_read_layer(config, layout, names, index) for index in range(len(config.layers))),
+        final_norm=names.norm(layout.final_norm, hidden),
+        head=None if config.tied else _read_head(config, checkpoint),
     )
 
 
-def _read_layer(config: ModelConfig, names: _Names, index: int) -> LayerWeights:
-    prefix, hidden, inner = f"model.layers.{index}", config.hidden_size, config.layers[index].intermediate_size
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    return LayerWeights(
-        attention_norm=names.norm(f"{prefix}.input_layernorm", hidden),
-        query=names.linear(f"{attention}.q_proj", queries, hidden, bias=config.qkv_bias),
-        key=names.linear(f"{attention}.k_proj", keys, hidden, bias=config.qkv_bias),
-        value=names.linear(f"{attention}.v_proj", keys, hidden, bias=config.qkv_bias),
-        output=names.linear(f"{attention}.o_proj", hidden, queries, bias=config.output_bias),
-        mlp_norm=names.norm(f"{prefix}.post_attention_layernorm", hidden),
-        up=names.linear(f"{mlp}.up_proj", inner, hidden, bias=config.mlp_bias),
-        down=names.linear(f"{mlp}.down_proj", hidden, inner, bias=config.mlp_bias),
-        gate=names.linear(f"{mlp}.gate_proj", inner, hidden, bias=config.mlp_bias),
-    )
+def _read_positions(config: ModelConfig, names: _Names, name: str) -> Tensor:
+    positions = names.tensor(f"{name}.weight", (config.context_length, config.hidden_size))
+    check_finite(positions)
+    return positions
+
+
+def _read_head(config: ModelConfig, checkpoint: Checkpoint) -> Linear:
+    """Beside the decoder; in files of models with images, beside the decoder's part of them."""
+    places = [_Names(checkpoint, prefix) for prefix in ("", "language_model.")]
+    held = [names for names in places if any(f"lm_head.{part}" in names for part in ("weight", "up.weight"))]
+    return (held or places)[0].linear("lm_head", config.vocab_size, config.hidden_size)
+
+
+def _read_layer(config: ModelConfig, layout: _Layout, names: _Names, index: int) -> LayerWeights:
+    names = names.under(f"{layout.layers}.{index}.")
+    parts: dict[str, Any] = dict(layout.read_linears(config, names, config.layers[index].intermediate_size))
+    for place, name in layout.norms.items():
+        of_head = place in ("query_norm", "key_norm")
+        parts[place] = names.norm(name, config.head_dim if of_head else config.hidden_size)
+    return LayerWeights(**parts)
+
+
+def _read_separate(config: ModelConfig, names: _Names, inner: int) -> dict[str, Linear | None]:
+    """Llama and most others: seven matrices."""
+    hidden, queries, keys = config.hidden_size, config.heads * config.head_dim, config.kv_heads * config.head_dim
+    attention, mlp = names.under("self_attn."), names.under("mlp.")
+    return {
+        "query": attention.linear("q_proj", queries, hidden, bias=config.qkv_bias),
+        "key": attention.linear("k_proj", keys, hidden, bias=config.qkv_bias),
+        "value": attention.linear("v_proj", keys, hidden, bias=config.qkv_bias),
+        "output": attention.linear("o_proj", hidden, queries, bias=config.output_bias),
+        "up": mlp.linear("up_proj", inner, hidden, bias=config.mlp_bias),
+        "down": mlp.linear("down_proj", hidden, inner, bias=config.mlp_bias),
+        "gate": mlp.linear("gate_proj", inner, hidden, bias=config.mlp_bias),
+    }
+
+
+def _read_fused(config: ModelConfig, names: _Names, inner: int) -> dict[str, Linear | None]:
+    """Phi-3: query, key and value are one matrix, gate and up another."""
+    hidden, queries, keys = config.hidden_size, config.heads * config.head_dim, config.kv_heads * config.head_dim
+    attention, mlp = names.under("self_attn."), names.under("mlp.")
+    query, key, value = _split(attention.linear("qkv_proj", queries + 2 * keys, hidden), queries, keys, keys)
+    gate, up = _split(mlp.linear("gate_up_proj", 2 * inner, hidden), inner, inner)
+    output = attention.linear("o_proj", hidden, queries)
+    down = mlp.linear("down_proj", hidden, inner)
+    return {"query": query, "key": key, "value": value, "output": output, "up": up, "down": down, "gate": gate}
+
+
+def _read_gpt2(config: ModelConfig, names: _Names, inner: int) -> dict[str, Linear | None]:
+    """GPT-2: query, key and value are one matrix, and all matrices are stored [in, out]."""
+    hidden = config.hidden_size
+
+    def read(name: str, out: int, width: int) -> Linear:
+        return names.linear(name, out, width, bias=True, transposed=True)
+
+    query, key, value = _split(read("attn.c_attn", 3 * hidden, hidden), hidden, hidden, hidden)
+    output = read("attn.c_proj", hidden, hidden)
+    up, down = read("mlp.c_fc", inner, hidden), read("mlp.c_proj", hidden, inner)
+    return {"query": query, "key": key, "value": value, "output": output, "up": up, "down": down, "gate": None}
+
+
+def _split(linear: Linear, *sizes: int) -> list[Linear]:
+    """Linears of `sizes` outputs each, from one of them all: views, and a factor that is shared."""
+    ends = list(accumulate(sizes))
+    return [_take_outputs(linear, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _take_outputs(linear: Linear, begin: int, end: int) -> Linear:
+    def take(tensor: Tensor) -> Tensor:
+        return replace(tensor, name=f"{tensor.name}[{begin}:{end}]", data=tensor.data[begin:end])
+
+    return Linear(take(linear.weight), None if linear.bias is None else take(linear.bias), linear.factor)
+
+
+_LLAMA_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+_HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_LLAMA = _Layout(_read_separate, _LLAMA_NORMS)
+
+_LAYOUTS: dict[str, _Layout] = {
+    "gemma3_text": _Layout(
+        _read_separate,
+        _HEAD_NORMS
+        | {
+            "attention_norm": "input_layernorm",
+            "attention_post_norm": "post_attention_layernorm",
+            "mlp_norm": "pre_feedforward_layernorm",
+            "mlp_post_norm": "post_feedforward_layernorm",
+        },
+        norm_offset=1.0,
+        prefixes=("model.", "language_model.model.", "model.language_model.", ""),
+    ),
+    "gpt2": _Layout(
+        _read_gpt2,
+        {"attention_norm": "ln_1", "mlp_norm": "ln_2"},
+        prefixes=("transformer.", ""),
+        embedding="wte",
+        positions="wpe",
+        layers="h",
+        final_norm="ln_f",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "phi3": _Layout(_read_fused, _LLAMA_NORMS),
+    "qwen2": _LLAMA,
+    "qwen3": _Layout(_read_separate, _LLAMA_NORMS | _HEAD_NORMS),
+    "smollm3": _LLAMA,
+}
 
 
 def check_finite(tensor: Tensor) -> None:
@@ -148,4 +304,4 @@ def _exponent_limit(tensor: Tensor) -> tuple[NDArray[Any], int]:
     kind, limit = limits.get(tensor.dtype, (None, 0))
     if kind is None:
         return np.empty(0, np.uint16), 1
-    return tensor.data.reshape(-1).view(kind), limit
+    return tensor.data.ravel(order="K").view(kind), limit

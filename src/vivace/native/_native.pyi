@@ -1,6 +1,29 @@
+from collections.abc import Sequence
 from typing import Any
 
 def supported_isas() -> list[str]: ...
+
+class Integers:
+    def __init__(self, codes: Any, scales: Any, zeros: Any, group_size: int) -> None: ...
+
+class Sampling:
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int,
+        stop_token_ids: Sequence[int],
+        min_p: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        logit_bias: Sequence[tuple[int, float]],
+        min_tokens: int,
+        prompt_length: int,
+        logprobs: int,
+    ) -> None: ...
 
 class Decoder:
     def __init__(
@@ -20,13 +43,15 @@ class Decoder:
         layers: list[tuple[int, int, int]],
         ropes: list[tuple[list[float], float]],
         format: str,
+        table_format: str,
+        group_size: int,
         isa: str,
         threads: int,
         slots: int,
         blocks: int,
         max_batch_tokens: int,
     ) -> None: ...
-    def set_linear(self, layer: int, name: str, parts: list[tuple[Any, Any]]) -> None: ...
+    def set_linear(self, layer: int, name: str, parts: list[tuple[Any, Any, Any]]) -> None: ...
     def set_norm(self, layer: int, name: str, weight: Any, bias: Any) -> None: ...
     def set_final_norm(self, weight: Any, bias: Any) -> None: ...
     def set_embedding(self, table: Any) -> None: ...
@@ -35,14 +60,22 @@ class Decoder:
     def check_complete(self) -> None: ...
     def step(
         self,
-        rows: list[tuple[int, int, int, int, int, int, int, bool]],
+        rows: list[tuple[int, int, int, int, int, int, int, int, bool]],
         tokens: list[int],
         blocks: list[int],
         targets: list[int],
-        samplings: list[tuple[float, int, float, int, list[int]]],
+        history: list[int],
+        samplings: list[Sampling],
+        masks: dict[int, bytes],
         max_steps: int,
         burst_ms: float,
-    ) -> tuple[list[list[int]], int, dict[int, list[float]], dict[int, bytes]]: ...
+    ) -> tuple[
+        list[list[int]],
+        int,
+        dict[int, list[float]],
+        dict[int, bytes],
+        dict[int, list[tuple[float, list[tuple[int, float]]]]],
+    ]: ...
     def interrupt(self) -> None: ...
     @property
     def isa(self) -> str: ...

@@ -46,7 +46,7 @@ Decoder::Decoder(ModelShape shape, DecoderOptions options)
       team_(options_.threads),
       layers_(shape_.layers.size()),
       slots_(options_.slots),
-      f16_cache_(options_.format != Format::f32),
+      f16_cache_(options_.format.format != Format::f32),
       padded_head_dim_(round_up(shape_.head_dim, lanes)),
       qkv_size_((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim) {
   const std::size_t rows = options_.max_batch_tokens;
@@ -87,27 +87,69 @@ LayerWeights& Decoder::layer(int index) {
   return layers_[index];
 }
 
-void Decoder::set_linear(int index, const std::string& name, const std::vector<Source>& parts, int inputs) {
+// Neighbours that can share a matrix do; factored ones stand alone.
+Projection Decoder::pack_projection(const std::vector<Part>& parts, int inputs, bool interleave) {
+  Projection projection;
+  projection.inputs = inputs;
+  for (const Part& part : parts) projection.outputs += part.matrix.rows;
+  std::vector<Source> run;
+  int first_output = 0, run_outputs = 0;
+  const auto finish_run = [&] {
+    if (run.empty()) return;
+    projection.fused = interleave && run.size() == parts.size();
+    const Stacking stacking = projection.fused && run.size() > 1 ? Stacking::blocks : Stacking::rows;
+    projection.pieces.push_back({{}, pack(options_.format, run, inputs, stacking, team_), first_output});
+    first_output += run_outputs;
+    run.clear();
+    run_outputs = 0;
+  };
+  for (const Part& part : parts) {
+    run.push_back(part.matrix);
+    if (part.factor.rows > 0 || !can_stack(run)) {
+      run.pop_back();
+      finish_run();
+    }
+    if (part.factor.rows == 0) {
+      if (run.empty()) run.push_back(part.matrix);
+      run_outputs += part.matrix.rows;
+      continue;
+    }
+    PackedLinear inner = pack(options_.format, {part.factor}, inputs, Stacking::rows, team_);
+    PackedLinear outer = pack(options_.format, {part.matrix}, part.factor.rows, Stacking::rows, team_);
+    projection.pieces.push_back({std::move(inner), std::move(outer), first_output});
+    first_output += part.matrix.rows;
+  }
+  finish_run();
+  return projection;
+}
+
+void Decoder::set_linear(int index, const std::string& name, const std::vector<Part>& parts, int inputs) {
   LayerWeights& weights = layer(index);
   const int inner = shape_.layers[index].intermediate_size, attended = shape_.heads * shape_.head_dim;
-  const std::map<std::string, std::pair<PackedLinear*, int>> linears = {
-      {"query_key_value", {&weights.query_key_value, shape_.hidden_size}},
-      {"attention_output", {&weights.attention_output, attended}},
-      {"mlp_in", {&weights.mlp_in, shape_.hidden_size}},
-      {"mlp_out", {&weights.mlp_out, inner}}};
+  struct Expected {
+    Projection* projection;
+    int inputs, outputs;
+  };
+  const std::map<std::string, Expected> linears = {
+      {"query_key_value", {&weights.query_key_value, shape_.hidden_size, qkv_size_}},
+      {"attention_output", {&weights.attention_output, attended, shape_.hidden_size}},
+      {"mlp_in", {&weights.mlp_in, shape_.hidden_size, inner * static_cast<int>(parts.size())}},
+      {"mlp_out", {&weights.mlp_out, inner, shape_.hidden_size}}};
   const auto found = linears.find(name);
   require(found != linears.end(), "no linear is called " + name);
-  require(inputs == found->second.second, name + " has the wrong number of inputs");
-  int rows = 0;
-  for (const Source& part : parts) rows += part.rows;
+  const Expected& expected = found->second;
+  int rows = 0, rank = 0;
+  for (const Part& part : parts) rows += part.matrix.rows, rank = std::max(rank, part.factor.rows);
+  require(inputs == expected.inputs && rows == expected.outputs && rank <= width_, name + " has the wrong shape");
   if (name == "mlp_in") {
+    require(parts.size() <= 2, "mlp_in takes a gate and an up-projection, or one matrix");
     weights.gated = parts.size() == 2;
-    require(parts.size() <= 2 && rows == inner * static_cast<int>(parts.size()), "mlp_in has the wrong shape");
-  } else {
-    require(rows == (name == "query_key_value" ? qkv_size_ : shape_.hidden_size), name + " has the wrong shape");
   }
-  const Stacking stacking = name == "mlp_in" && weights.gated ? Stacking::blocks : Stacking::rows;
-  *found->second.first = pack(options_.format, parts, inputs, stacking, team_);
+  *expected.projection = pack_projection(parts, inputs, name == "mlp_in");
+  const std::size_t batch = options_.max_batch_tokens;
+  if (ranks_.bytes() < batch * rank * sizeof(float)) ranks_ = Array<float>(batch * rank);
+  if (name == "mlp_in" && !weights.mlp_in.fused && gate_up_.empty())
+    gate_up_ = Array<float>(batch * 2 * widest_intermediate(shape_));
 }
 
 void Decoder::set_norm(int index, const std::string& name, std::vector<float> weight, std::vector<float> bias) {
@@ -134,7 +176,7 @@ void Decoder::set_final_norm(std::vector<float> weight, std::vector<float> bias)
 
 void Decoder::set_embedding(const Source& table) {
   require(table.rows == shape_.vocab_size, "the embedding has the wrong shape");
-  embedding_ = pack(options_.format, {table}, shape_.hidden_size, Stacking::rows, team_);
+  embedding_ = pack(options_.table_format, {table}, shape_.hidden_size, Stacking::rows, team_);
 }
 
 void Decoder::set_positions(std::vector<float> table) {
@@ -145,15 +187,21 @@ void Decoder::set_positions(std::vector<float> table) {
 
 void Decoder::set_head(const Source& matrix) {
   require(matrix.rows == shape_.vocab_size, "the head has the wrong shape");
-  head_ = pack(options_.format, {matrix}, shape_.hidden_size, Stacking::rows, team_);
+  head_ = pack(options_.table_format, {matrix}, shape_.hidden_size, Stacking::rows, team_);
 }
 
 void Decoder::check_complete() const {
-  require(embedding_.outputs > 0 && !final_norm_.weight.empty(), "the embedding or the final norm is missing");
+  require(!embedding_.empty() && !final_norm_.weight.empty(), "the embedding or the final norm is missing");
   for (const LayerWeights& weights : layers_)
-    require(weights.query_key_value.outputs > 0 && weights.attention_output.outputs > 0 && weights.mlp_in.outputs > 0 &&
-                weights.mlp_out.outputs > 0 && !weights.attention_norm.weight.empty() && !weights.mlp_norm.weight.empty(),
+    require(weights.query_key_value.outputs && weights.attention_output.outputs && weights.mlp_in.outputs &&
+                weights.mlp_out.outputs && !weights.attention_norm.weight.empty() && !weights.mlp_norm.weight.empty(),
             "a layer lacks a linear or a norm");
+}
+
+std::size_t Projection::bytes() const {
+  std::size_t total = 0;
+  for (const Piece& piece : pieces) total += piece.inner.bytes() + piece.outer.bytes();
+  return total;
 }
 
 std::size_t Decoder::weight_bytes() const {
@@ -168,7 +216,7 @@ std::size_t Decoder::kv_bytes_per_token() const {
 }
 
 void Decoder::check(const StepInput& input) const {
-  std::size_t tokens = 0, blocks = 0, targets = 0, openings = 0, computed = 0;
+  std::size_t tokens = 0, blocks = 0, targets = 0, history = 0, openings = 0, computed = 0;
   std::vector<bool> seen(slots_.size());
   for (const RowInput& row : input.rows) {
     require(row.slot >= 0 && row.slot < options_.slots, "a row names a slot there is not");
@@ -184,31 +232,52 @@ void Decoder::check(const StepInput& input) const {
     require(row.want != Want::score || row.targets == row.tokens, "a score row needs a target for each token");
     require(input.max_steps == 1 || row.want == Want::sample, "only rows that sample may burst");
     require(row.tokens > 0 || !row.opens, "a row that opens a slot needs tokens");
-    tokens += row.tokens, blocks += row.blocks, targets += row.targets, openings += row.opens, computed += fed;
+    const bool reads = row.opens && openings < input.samplings.size() && input.samplings[openings].reads_history();
+    require(row.history == (reads ? row.position : 0), "a row that opens a slot which reads history needs all of it");
+    tokens += row.tokens, blocks += row.blocks, targets += row.targets, history += row.history;
+    openings += row.opens, computed += fed;
   }
   require(tokens == input.tokens.size() && blocks == input.blocks.size() && targets == input.targets.size() &&
-              openings == input.samplings.size(),
+              history == input.history.size() && openings == input.samplings.size(),
           "the rows' counts do not match what came with them");
+  for (const auto& [row, mask] : input.masks)
+    require(row >= 0 && row < static_cast<int>(input.rows.size()) && input.max_steps == 1 &&
+                mask.size() * 8 >= static_cast<std::size_t>(shape_.vocab_size),
+            "a mask needs a row, a bit for each token, and no burst");
+  for (const Sampling& sampling : input.samplings) {
+    for (const std::int32_t id : sampling.stop_token_ids)
+      require(id >= 0 && id < shape_.vocab_size, "a stop token is outside the vocabulary");
+    for (const auto& [id, bias] : sampling.logit_bias)
+      require(id >= 0 && id < shape_.vocab_size, "a biased token is outside the vocabulary");
+  }
   require(computed <= static_cast<std::size_t>(options_.max_batch_tokens), "more tokens than max_batch_tokens");
-  for (const std::vector<std::int32_t>* ids : {&input.tokens, &input.targets})
+  for (const std::vector<std::int32_t>* ids : {&input.tokens, &input.targets, &input.history})
     for (const std::int32_t id : *ids) require(id >= 0 && id < shape_.vocab_size, "a token id is outside the vocabulary");
   for (const std::int32_t block : input.blocks) require(block >= 0 && block < options_.blocks, "no such block");
 }
 
+void Decoder::feed(Pass& pass, int slot, std::int32_t token, int position) {
+  pass.tokens.push_back(token);
+  pass.positions.push_back(position);
+  if (!slots_[slot].sampling.reads_history()) return;
+  slots_[slot].history.resize(position + 1);
+  slots_[slot].history[position] = token;
+}
+
 Decoder::Pass Decoder::begin(const StepInput& input) {
   Pass pass;
-  std::size_t token = 0, block = 0, opening = 0;
+  std::size_t token = 0, block = 0, opening = 0, history = 0;
   for (const RowInput& row : input.rows) {
     Slot& slot = slots_[row.slot];
-    if (row.opens) slot = {{}, input.samplings[opening++], 0};
+    if (row.opens) slot = {{}, input.samplings[opening++], 0, {}};
+    slot.history.insert(slot.history.end(), input.history.begin() + history, input.history.begin() + history + row.history);
+    history += row.history;
     slot.table.insert(slot.table.end(), input.blocks.begin() + block, input.blocks.begin() + block + row.blocks);
     block += row.blocks;
     const int fed = std::max(row.tokens, 1);
     pass.spans.push_back({row.slot, pass.rows(), fed});
-    for (int i = 0; i < fed; i++) {
-      pass.tokens.push_back(row.tokens == 0 ? slot.pending : input.tokens[token++]);
-      pass.positions.push_back(row.position + i);
-    }
+    for (int i = 0; i < fed; i++)
+      feed(pass, row.slot, row.tokens == 0 ? slot.pending : input.tokens[token++], row.position + i);
   }
   return pass;
 }
@@ -229,6 +298,14 @@ StepOutput Decoder::step(const StepInput& input) {
     if (output.steps == before) break;
   }
   return output;
+}
+
+// The token after `position` of a slot's sequence.
+std::int32_t Decoder::choose(int slot, int position, const char* mask, float* logits, float* scratch, Logprobs& logprobs) {
+  const Slot& chosen = slots_[slot];
+  Place place{position + 1, {}, reinterpret_cast<const std::uint8_t*>(mask)};
+  if (chosen.sampling.reads_history()) place.history = {chosen.history.data(), static_cast<std::size_t>(position) + 1};
+  return choose_token(kernels_, logits, shape_.vocab_size, chosen.sampling, place, scratch, logprobs);
 }
 
 // What the rows asked for, from the pass that computed their tokens.
@@ -261,13 +338,15 @@ StepOutput Decoder::collect_first(const StepInput& input, const Pass& pass) {
   }
   std::vector<std::int32_t> sampled(asks.size());
   std::vector<float> scores(asks.size());
-  for_each_logits(token_rows, [&](int i, const float* logits, float* scratch) {
+  std::vector<Logprobs> logprobs(asks.size());
+  for_each_logits(token_rows, [&](int i, float* logits, float* scratch) {
     const RowInput& row = input.rows[asks[i].row];
+    const auto mask = input.masks.find(asks[i].row);
     if (row.want == Want::score)
       scores[i] = log_probability(kernels_, logits, shape_.vocab_size, asks[i].target, scratch);
     else
-      sampled[i] = sample(kernels_, logits, shape_.vocab_size, slots_[row.slot].sampling,
-                          pass.positions[asks[i].token_row] + 1, scratch);
+      sampled[i] = choose(row.slot, pass.positions[asks[i].token_row],
+                          mask == input.masks.end() ? nullptr : mask->second.data(), logits, scratch, logprobs[i]);
   });
   for (std::size_t i = 0; i < asks.size(); i++) {
     const RowInput& row = input.rows[asks[i].row];
@@ -282,6 +361,7 @@ StepOutput Decoder::collect_first(const StepInput& input, const Pass& pass) {
     if (!holds || (offset > 0 && row.want == Want::verify && tokens.back() != pass.tokens[asks[i].token_row])) continue;
     tokens.push_back(sampled[i]);
     slots_[row.slot].pending = sampled[i];
+    if (slots_[row.slot].sampling.logprobs >= 0) output.logprobs[asks[i].row].push_back(std::move(logprobs[i]));
   }
   return output;
 }
@@ -298,19 +378,20 @@ void Decoder::burst(const StepInput& input, StepOutput& output) {
     going.push_back(i);
     token_rows.push_back(pass.rows());
     pass.spans.push_back({row.slot, pass.rows(), 1});
-    pass.tokens.push_back(slot.pending);
-    pass.positions.push_back(row.position + std::max(row.tokens, 1) + made - 1);
+    feed(pass, row.slot, slot.pending, row.position + std::max(row.tokens, 1) + made - 1);
   }
   if (going.empty()) return;
   forward(pass);
   std::vector<std::int32_t> sampled(going.size());
-  for_each_logits(token_rows, [&](int i, const float* logits, float* scratch) {
-    sampled[i] = sample(kernels_, logits, shape_.vocab_size, slots_[pass.spans[i].slot].sampling,
-                        pass.positions[i] + 1, scratch);
+  std::vector<Logprobs> logprobs(going.size());
+  for_each_logits(token_rows, [&](int i, float* logits, float* scratch) {
+    sampled[i] = choose(pass.spans[i].slot, pass.positions[i], nullptr, logits, scratch, logprobs[i]);
   });
   for (std::size_t i = 0; i < going.size(); i++) {
+    Slot& slot = slots_[pass.spans[i].slot];
     output.tokens[going[i]].push_back(sampled[i]);
-    slots_[pass.spans[i].slot].pending = sampled[i];
+    slot.pending = sampled[i];
+    if (slot.sampling.logprobs >= 0) output.logprobs[going[i]].push_back(std::move(logprobs[i]));
   }
   output.steps++;
 }

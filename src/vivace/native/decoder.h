@@ -43,7 +43,8 @@ struct ModelShape {
 };
 
 struct DecoderOptions {
-  Format format;
+  PackFormat format;        // of the layers' linears
+  PackFormat table_format;  // of embedding and head
   std::string isa;  // "": the best there is
   int threads, slots, blocks, max_batch_tokens;
 };
@@ -52,9 +53,29 @@ struct Norm {
   std::vector<float> weight, bias;  // empty: this norm does not exist, or has no bias
 };
 
+// One matrix as a checkpoint has it: y = matrix x, or y = matrix (factor x) where `factor` has rows.
+struct Part {
+  Source matrix;
+  Source factor{};
+};
+
+// One or more matrices over the same inputs, in as few pieces as their kinds allow.
+struct Projection {
+  struct Piece {
+    PackedLinear inner;  // empty, or [rank, inputs]
+    PackedLinear outer;  // [outputs, inputs or rank]
+    int first_output;
+  };
+  std::vector<Piece> pieces;
+  int inputs = 0, outputs = 0;
+  bool fused = false;  // one piece; of two matrices, 16 rows of each in turn
+
+  std::size_t bytes() const;
+};
+
 struct LayerWeights {
-  PackedLinear query_key_value, attention_output, mlp_in, mlp_out;
-  bool gated = false;  // mlp_in holds gate and up-projection, 16 rows of each in turn
+  Projection query_key_value, attention_output, mlp_in, mlp_out;
+  bool gated = false;
   Norm attention_norm, mlp_norm, query_norm, key_norm, attention_post_norm, mlp_post_norm;
 };
 
@@ -62,15 +83,16 @@ enum class Want { nothing = 0, sample = 1, verify = 2, score = 3, hidden = 4 };
 
 // One row of a step; `tokens` 0 means the token that the slot sampled last.
 struct RowInput {
-  int slot, position, tokens, blocks, limit, targets;
+  int slot, position, tokens, blocks, limit, targets, history;
   Want want;
   bool opens;
 };
 
 struct StepInput {
   std::vector<RowInput> rows;
-  std::vector<std::int32_t> tokens, blocks, targets;  // of all rows, one after another
-  std::vector<Sampling> samplings;                    // of the rows that open a slot, in order
+  std::vector<std::int32_t> tokens, blocks, targets, history;  // of all rows, one after another
+  std::vector<Sampling> samplings;                             // of the rows that open a slot, in order
+  std::map<int, std::string> masks;                            // by row, a bit a token
   int max_steps = 1;
   double burst_ms = 0;
 };
@@ -79,6 +101,7 @@ struct StepOutput {
   std::vector<std::vector<std::int32_t>> tokens;  // of each row
   std::map<int, std::vector<float>> scores;       // by row
   std::map<int, std::vector<float>> hidden;       // by row: [tokens][hidden_size]
+  std::map<int, std::vector<Logprobs>> logprobs;  // by row, of each of its tokens
   int steps = 0;
 };
 
@@ -87,7 +110,7 @@ class Decoder {
   Decoder(ModelShape shape, DecoderOptions options);  // throws std::invalid_argument
 
   // Weights, each to be set once before the first step. Names are those of LayerWeights' members.
-  void set_linear(int layer, const std::string& name, const std::vector<Source>& parts, int inputs);
+  void set_linear(int layer, const std::string& name, const std::vector<Part>& parts, int inputs);
   void set_norm(int layer, const std::string& name, std::vector<float> weight, std::vector<float> bias);
   void set_final_norm(std::vector<float> weight, std::vector<float> bias);
   void set_embedding(const Source& table);
@@ -109,6 +132,7 @@ class Decoder {
     std::vector<std::int32_t> table;
     Sampling sampling;
     std::int32_t pending = 0;
+    std::vector<std::int32_t> history;  // of every position fed, where the sampling reads it
   };
   // A run of token rows of one slot, in one pass of the model.
   struct Span {
@@ -128,6 +152,8 @@ class Decoder {
   Pass begin(const StepInput& input);
   StepOutput collect_first(const StepInput& input, const Pass& pass);
   void burst(const StepInput& input, StepOutput& output);
+  void feed(Pass& pass, int slot, std::int32_t token, int position);
+  std::int32_t choose(int slot, int position, const char* mask, float* logits, float* scratch, Logprobs& logprobs);
 
   void forward(const Pass& pass);  // leaves the residual stream in hidden_
   void embed(const Pass& pass);
@@ -136,7 +162,8 @@ class Decoder {
   void store_and_rotate(const Pass& pass, int layer);
   void attend(const Pass& pass, int layer, const AttentionTile& tile, int thread);
   void run_mlp(const Pass& pass, int layer);
-  void add_to_residual(const PackedLinear& linear, const Activations& in, int rows, const Norm& post_norm);
+  void add_to_residual(const Projection& projection, const float* values, std::ptrdiff_t stride, int rows,
+                       const Norm& post_norm);
   std::vector<AttentionTile> plan_attention(const Pass& pass) const;
 
   // Calls use(i, logits, scratch) for each i with the logits after token row rows[i].
@@ -146,6 +173,9 @@ class Decoder {
   void for_rows(int rows, Body&& body);
   template <class Produce>
   Activations prepare(const PackedLinear& linear, int rows, const float* values, std::ptrdiff_t stride, Produce&& produce);
+  template <class Produce>
+  void project(const Projection& projection, int rows, const float* values, std::ptrdiff_t stride, Produce&& produce,
+               float* out, std::ptrdiff_t out_stride, bool accumulate);
   template <class Body>
   void for_tiles(const PackedLinear& linear, int rows, int block_multiple, Body&& body);
   void multiply_into(const PackedLinear& linear, const Activations& in, int rows, float* out, std::ptrdiff_t stride,
@@ -156,8 +186,9 @@ class Decoder {
   template <class Element>
   void store_key_value(int layer, int slot, int position, const float* keys, const float* values);
   std::size_t kv_offset(int layer, int kv_head) const;
-  const PackedLinear& head() const { return head_.weights.bytes() ? head_ : embedding_; }
+  const PackedLinear& head() const { return head_.empty() ? embedding_ : head_; }
   LayerWeights& layer(int index);
+  Projection pack_projection(const std::vector<Part>& parts, int inputs, bool interleave);
 
   ModelShape shape_;
   DecoderOptions options_;
@@ -183,6 +214,8 @@ class Decoder {
   Array<float> qkv_;           // [rows][qkv_size_]
   Array<float> attended_;      // [rows][heads * head_dim]
   Array<float> inner_;         // [rows][widest intermediate]
+  Array<float> gate_up_;       // [rows][2 * widest intermediate], where some layer's gate and up are apart
+  Array<float> ranks_;         // [rows][highest rank], where some layer is factored
   Array<float> cosines_, sines_;  // [ropes][rows][half]
   int rope_half_ = 0;
   Array<std::int8_t> codes_;

@@ -64,8 +64,12 @@ void Decoder::normalize(const Norm& norm, const float* in, int size, float* out)
 }
 
 void Decoder::run_kernel(const PackedLinear& linear, const Activations& in, const LinearTile& tile) const {
-  const auto kernel = linear.format == Format::f32 ? kernels_.multiply_f32 : kernels_.multiply_int8;
-  kernel(linear.view(), in, tile);
+  switch (linear.format) {
+    case Format::f32: return kernels_.multiply_f32(linear.view(), in, tile);
+    case Format::bf16: return kernels_.multiply_bf16(linear.view(), in, tile);
+    case Format::int8: return kernels_.multiply_int8(linear.view(), in, tile);
+    case Format::int4: return kernels_.multiply_int4(linear.view(), in, tile);
+  }
 }
 
 void Decoder::multiply_into(const PackedLinear& linear, const Activations& in, int rows, float* out,
@@ -78,13 +82,15 @@ void Decoder::multiply_into(const PackedLinear& linear, const Activations& in, i
   });
 }
 
-void Decoder::add_to_residual(const PackedLinear& linear, const Activations& in, int rows, const Norm& post_norm) {
+void Decoder::add_to_residual(const Projection& projection, const float* values, std::ptrdiff_t stride, int rows,
+                              const Norm& post_norm) {
   const int size = shape_.hidden_size;
+  const auto keep = [](int) {};
   if (post_norm.weight.empty()) {
-    multiply_into(linear, in, rows, hidden_.data(), size, true);
+    project(projection, rows, values, stride, keep, hidden_.data(), size, true);
     return;
   }
-  multiply_into(linear, in, rows, branch_.data(), size, false);
+  project(projection, rows, values, stride, keep, branch_.data(), size, false);
   for_rows(rows, [&](int row) {
     float* branch = branch_.data() + static_cast<std::size_t>(row) * size;
     float* residual = hidden_.data() + static_cast<std::size_t>(row) * size;
@@ -96,15 +102,14 @@ void Decoder::add_to_residual(const PackedLinear& linear, const Activations& in,
 void Decoder::run_attention(const Pass& pass, int layer, const std::vector<AttentionTile>& tiles) {
   const LayerWeights& weights = layers_[layer];
   const int size = shape_.hidden_size, attended = shape_.heads * shape_.head_dim;
-  const Activations in = prepare(weights.query_key_value, pass.rows(), normed_.data(), size, [&](int row) {
+  const auto norm = [&](int row) {
     const std::size_t first = static_cast<std::size_t>(row) * size;
     normalize(weights.attention_norm, hidden_.data() + first, size, normed_.data() + first);
-  });
-  multiply_into(weights.query_key_value, in, pass.rows(), qkv_.data(), qkv_size_, false);
+  };
+  project(weights.query_key_value, pass.rows(), normed_.data(), size, norm, qkv_.data(), qkv_size_, false);
   store_and_rotate(pass, layer);
   team_.for_each(static_cast<int>(tiles.size()), [&](int tile, int thread) { attend(pass, layer, tiles[tile], thread); });
-  const Activations out = prepare(weights.attention_output, pass.rows(), attended_.data(), attended, [](int) {});
-  add_to_residual(weights.attention_output, out, pass.rows(), weights.attention_post_norm);
+  add_to_residual(weights.attention_output, attended_.data(), attended, pass.rows(), weights.attention_post_norm);
 }
 
 void Decoder::rotate_head(float* head, int rope, int row) const {
@@ -200,23 +205,34 @@ void Decoder::run_mlp(const Pass& pass, int layer) {
   const LayerWeights& weights = layers_[layer];
   const int size = shape_.hidden_size, inner = shape_.layers[layer].intermediate_size, rows = pass.rows();
   const std::ptrdiff_t inner_stride = round_up(inner, lanes);
-  const Activations in = prepare(weights.mlp_in, rows, normed_.data(), size, [&](int row) {
+  const auto norm = [&](int row) {
     const std::size_t first = static_cast<std::size_t>(row) * size;
     normalize(weights.mlp_norm, hidden_.data() + first, size, normed_.data() + first);
-  });
-  // A gated tile holds 16 gates, 16 ups, 16 gates, ...: the product is taken while both are in cache.
-  const int step = weights.gated ? 2 : 1;
-  for_tiles(weights.mlp_in, rows, step, [&](const LinearTile& tile, int) {
-    run_kernel(weights.mlp_in, in, tile);
-    const int first = tile.first_block / step * lanes, count = std::min(tile.blocks / step * lanes, inner - first);
-    for (int row = 0; row < tile.rows; row++) {
-      const float* gate = tile.out + row * tile.out_stride;
-      kernels_.activate(shape_.activation, gate, weights.gated ? gate + lanes : nullptr, count, step * lanes,
-                        inner_.data() + (tile.first_row + row) * inner_stride + first);
-    }
-  });
-  const Activations out = prepare(weights.mlp_out, rows, inner_.data(), inner_stride, [](int) {});
-  add_to_residual(weights.mlp_out, out, rows, weights.mlp_post_norm);
+  };
+  if (weights.mlp_in.fused) {
+    // A gated tile holds 16 gates, 16 ups, 16 gates, ...: the product is taken while both are in cache.
+    const PackedLinear& linear = weights.mlp_in.pieces[0].outer;
+    const Activations in = prepare(linear, rows, normed_.data(), size, norm);
+    const int step = weights.gated ? 2 : 1;
+    for_tiles(linear, rows, step, [&](const LinearTile& tile, int) {
+      run_kernel(linear, in, tile);
+      const int first = tile.first_block / step * lanes, count = std::min(tile.blocks / step * lanes, inner - first);
+      for (int row = 0; row < tile.rows; row++) {
+        const float* gate = tile.out + row * tile.out_stride;
+        kernels_.activate(shape_.activation, gate, weights.gated ? gate + lanes : nullptr, count, step * lanes,
+                          inner_.data() + (tile.first_row + row) * inner_stride + first);
+      }
+    });
+  } else {
+    const std::ptrdiff_t stride = weights.mlp_in.outputs;
+    project(weights.mlp_in, rows, normed_.data(), size, norm, gate_up_.data(), stride, false);
+    for_rows(rows, [&](int row) {
+      const float* gate = gate_up_.data() + row * stride;
+      kernels_.activate(shape_.activation, gate, weights.gated ? gate + inner : nullptr, inner, lanes,
+                        inner_.data() + row * inner_stride);
+    });
+  }
+  add_to_residual(weights.mlp_out, inner_.data(), inner_stride, rows, weights.mlp_post_norm);
 }
 
 }  // namespace vivace

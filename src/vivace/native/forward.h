@@ -38,7 +38,7 @@ Activations Decoder::prepare(const PackedLinear& linear, int rows, const float* 
   out.outliers = outliers_.data();
   out.outlier_inputs = outlier_inputs_.data();
   out.outlier_values = outlier_values_.data();
-  const bool quantized = linear.format == Format::int8;
+  const bool quantized = linear.reads_codes();
   for_rows(rows, [&](int row) {
     produce(row);
     if (quantized) kernels_.quantize_row(values + row * stride, linear.inputs, linear.padded_inputs, row, out);
@@ -69,6 +69,25 @@ void Decoder::for_tiles(const PackedLinear& linear, int rows, int block_multiple
     tile.accumulate = false;
     if (tile.rows > 0) body(tile, thread);
   });
+}
+
+// out = projection of the rows that produce(row) writes to `values`, each once.
+template <class Produce>
+void Decoder::project(const Projection& projection, int rows, const float* values, std::ptrdiff_t stride,
+                      Produce&& produce, float* out, std::ptrdiff_t out_stride, bool accumulate) {
+  const auto keep = [](int) {};
+  bool produced = false;
+  for (const Projection::Piece& piece : projection.pieces) {
+    const PackedLinear& first = piece.inner.empty() ? piece.outer : piece.inner;
+    Activations in = produced ? prepare(first, rows, values, stride, keep) : prepare(first, rows, values, stride, produce);
+    produced = true;
+    if (!piece.inner.empty()) {
+      const std::ptrdiff_t rank = piece.inner.outputs;
+      multiply_into(piece.inner, in, rows, ranks_.data(), rank, false);
+      in = prepare(piece.outer, rows, ranks_.data(), rank, keep);
+    }
+    multiply_into(piece.outer, in, rows, out + piece.first_output, out_stride, accumulate);
+  }
 }
 
 template <class Use>

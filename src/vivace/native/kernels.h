@@ -43,7 +43,9 @@ struct Kernels {
   const char* name;
 
   void (*multiply_f32)(const LinearWeights&, const Activations&, const LinearTile&);
+  void (*multiply_bf16)(const LinearWeights&, const Activations&, const LinearTile&);
   void (*multiply_int8)(const LinearWeights&, const Activations&, const LinearTile&);
+  void (*multiply_int4)(const LinearWeights&, const Activations&, const LinearTile&);
   void (*quantize_row)(const float* values, int inputs, int padded_inputs, int row, const Activations& out);
 
   void (*attend_f32)(const AttentionTask&);
@@ -63,6 +65,8 @@ struct Kernels {
 };
 
 extern const Kernels kernels_portable;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avxvnni;
 extern const Kernels kernels_avx512;
 
 }  // namespace vivace

@@ -2,7 +2,7 @@
 // file inside its own anonymous namespace, so no two instruction sets can share a symbol. No standard library here:
 // its inline functions would be compiled for one instruction set and linked into all.
 
-inline int smaller(int a, int b) { return a < b ? a : b; }
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Elementary functions
@@ -69,10 +69,10 @@ inline void write_tile(Floats (&total)[Rows][Blocks], const LinearWeights& w, in
   }
 }
 
-template <int Rows, int Blocks>
-void multiply_f32_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+template <class Weight, int Rows, int Blocks>
+void multiply_float_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
   const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes;
-  const float* weights = static_cast<const float*>(w.weights) + block * block_size;
+  const Weight* weights = static_cast<const Weight*>(w.weights) + block * block_size;
   const float* values = x.values + row * x.value_stride;
   Floats total[Rows][Blocks];
   for (int r = 0; r < Rows; r++)
@@ -88,21 +88,22 @@ void multiply_f32_block(const LinearWeights& w, const Activations& x, const Line
   write_tile(total, w, block, tile, row);
 }
 
-// Adds the inputs that quantize_row left in float.
-template <int Rows, int Blocks>
-inline void add_outliers(Floats (&total)[Rows][Blocks], const std::uint8_t* codes, std::ptrdiff_t block_size,
-                         const Activations& x, int row) {
+// Adds the inputs that quantize_row left in float. weight(block, input) gives sixteen outputs' weights.
+template <int Rows, int Blocks, class Weight>
+inline void add_outliers(Floats (&total)[Rows][Blocks], const Activations& x, int row, Weight weight) {
   for (int r = 0; r < Rows; r++) {
     const std::int32_t* inputs = x.outlier_inputs + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
     const float* values = x.outlier_values + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
-    for (int i = 0; i < x.outliers[row + r]; i++) {
-      const Floats value = broadcast(values[i]);
-      for (int b = 0; b < Blocks; b++) {
-        const std::uint8_t* four = codes + b * block_size + static_cast<std::ptrdiff_t>(inputs[i] / 4) * 64;
-        total[r][b] = fma(value, column(four, inputs[i] % 4), total[r][b]);
-      }
-    }
+    for (int i = 0; i < x.outliers[row + r]; i++)
+      for (int b = 0; b < Blocks; b++) total[r][b] = fma(broadcast(values[i]), weight(b, inputs[i]), total[r][b]);
   }
+}
+
+inline std::int32_t sum_codes(const Activations& x, int row, int first, int end) {
+  const std::int32_t* sums = x.sums + row * x.sum_stride;
+  std::int32_t total = 0;
+  for (int k = first; k < end; k += sum_group) total += sums[k / sum_group];
+  return total;
 }
 
 template <int Rows, int Blocks>
@@ -117,10 +118,8 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
     const int end = smaller(group + activation_group, w.padded_inputs);
     Ints acc[Rows][Blocks];
     for (int r = 0; r < Rows; r++) {
-      const std::int32_t* sums = x.sums + (row + r) * x.sum_stride;
-      std::int32_t code_sum = 0;
-      for (int k = group; k < end; k += sum_group) code_sum += sums[k / sum_group];
-      for (int b = 0; b < Blocks; b++) acc[r][b] = dot_start(code_sum);
+      const Ints start = dot_start(sum_codes(x, row + r, group, end));
+      for (int b = 0; b < Blocks; b++) acc[r][b] = start;
     }
     for (int k = group; k < end; k += 4) {
       Codes four[Blocks];
@@ -133,7 +132,9 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
       for (int b = 0; b < Blocks; b++) total[r][b] = fma(to_floats(acc[r][b]), scale, total[r][b]);
     }
   }
-  add_outliers(total, codes, block_size, x, row);
+  add_outliers(total, x, row, [&](int b, int k) {
+    return column(load_codes(codes + b * block_size + k / 4 * 64), k % 4) - broadcast(128.0f);
+  });
   for (int b = 0; b < Blocks; b++) {
     const Floats scale = load(w.scales + (block + b) * lanes);
     for (int r = 0; r < Rows; r++) total[r][b] = total[r][b] * scale;
@@ -141,33 +142,95 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
   write_tile(total, w, block, tile, row);
 }
 
+template <int Rows, int Blocks>
+void multiply_int4_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes / 2;
+  const std::ptrdiff_t groups = (w.padded_inputs + w.group_size - 1) / w.group_size;
+  const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
+  const std::uint16_t* scales = w.group_scales + block * groups * lanes;
+  const std::uint8_t* zeros = w.group_zeros ? w.group_zeros + block * groups * lanes : nullptr;
+  const std::int8_t* inputs = x.codes + row * x.code_stride;
+  Floats total[Rows][Blocks];
+  for (int r = 0; r < Rows; r++)
+    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  for (int g = 0; g < groups; g++) {
+    const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
+    Ints acc[Rows][Blocks];
+    for (int r = 0; r < Rows; r++) {
+      const std::int32_t code_sum = sum_codes(x, row + r, first, end);
+      for (int b = 0; b < Blocks; b++)
+        acc[r][b] = zeros ? multiply_bytes(zeros + (b * groups + g) * lanes, -code_sum) : broadcast_int(-8 * code_sum);
+    }
+    for (int k = first; k < end; k += 8) {
+      Codes low[Blocks], high[Blocks];
+      for (int b = 0; b < Blocks; b++) {
+        const Codes both = load_codes(codes + b * block_size + k * lanes / 2);
+        low[b] = low_nibbles(both);
+        high[b] = high_nibbles(both);
+      }
+      for (int r = 0; r < Rows; r++) {
+        const std::int8_t* eight = inputs + r * x.code_stride + k;
+        for (int b = 0; b < Blocks; b++)
+          acc[r][b] = dot_nibbles(dot_nibbles(acc[r][b], low[b], eight), high[b], eight + 4);
+      }
+    }
+    for (int b = 0; b < Blocks; b++) {
+      const Floats scale = load(scales + (b * groups + g) * lanes);
+      for (int r = 0; r < Rows; r++) {
+        const Floats both = scale * broadcast(x.scales[(row + r) * x.scale_stride + first / activation_group]);
+        total[r][b] = fma(to_floats(acc[r][b]), both, total[r][b]);
+      }
+    }
+  }
+  add_outliers(total, x, row, [&](int b, int k) {
+    const Codes both = load_codes(codes + b * block_size + k / 8 * 64);
+    const std::ptrdiff_t at = (b * groups + k / w.group_size) * lanes;
+    const Floats offset = zeros ? to_floats(multiply_bytes(zeros + at, 1)) : broadcast(8.0f);
+    return (column(k % 8 < 4 ? low_nibbles(both) : high_nibbles(both), k % 4) - offset) * load(scales + at);
+  });
+  write_tile(total, w, block, tile, row);
+}
+
 using LinearBlock = void (*)(const LinearWeights&, const Activations&, const LinearTile&, int block, int row);
 
-// Covers a tile with register blocks, `table[rows - 1][blocks - 1]` computing rows x blocks of them.
-template <int MaxRows, int MaxBlocks>
-inline void cover(const LinearBlock (&table)[MaxRows][MaxBlocks], const LinearWeights& w, const Activations& x,
-                  const LinearTile& tile) {
+// Covers a tile with register blocks: the largest there are, then what is left over, with
+// Block::template at<rows, blocks> computing rows x blocks.
+template <class Block>
+inline void cover(const LinearWeights& w, const Activations& x, const LinearTile& tile) {
+  static constexpr LinearBlock table[6][4] = {
+      {Block::template at<1, 1>, Block::template at<1, 2>, Block::template at<1, 3>, Block::template at<1, 4>},
+      {Block::template at<2, 1>, Block::template at<2, 2>, Block::template at<2, 3>, Block::template at<2, 4>},
+      {Block::template at<3, 1>, Block::template at<3, 2>, Block::template at<3, 3>, Block::template at<3, 4>},
+      {Block::template at<4, 1>, Block::template at<4, 2>, Block::template at<4, 3>, Block::template at<4, 4>},
+      {Block::template at<5, 1>, Block::template at<5, 2>, Block::template at<5, 3>, Block::template at<5, 4>},
+      {Block::template at<6, 1>, Block::template at<6, 2>, Block::template at<6, 3>, Block::template at<6, 4>}};
   const int last_block = tile.first_block + tile.blocks, last_row = tile.first_row + tile.rows;
-  for (int block = tile.first_block; block < last_block; block += MaxBlocks) {
-    const int blocks = smaller(MaxBlocks, last_block - block);
-    for (int row = tile.first_row; row < last_row; row += MaxRows)
-      table[smaller(MaxRows, last_row - row) - 1][blocks - 1](w, x, tile, block, row);
+  for (int block = tile.first_block; block < last_block; block += tile_blocks) {
+    const int blocks = smaller(tile_blocks, last_block - block);
+    for (int row = tile.first_row; row < last_row; row += tile_rows)
+      table[smaller(tile_rows, last_row - row) - 1][blocks - 1](w, x, tile, block, row);
   }
 }
 
-void multiply_f32(const LinearWeights& w, const Activations& x, const LinearTile& tile) {
-#define ROW(r) {multiply_f32_block<r, 1>, multiply_f32_block<r, 2>, multiply_f32_block<r, 3>, multiply_f32_block<r, 4>}
-  static constexpr LinearBlock table[6][4] = {ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)};
-#undef ROW
-  cover(table, w, x, tile);
-}
-
-void multiply_int8(const LinearWeights& w, const Activations& x, const LinearTile& tile) {
-#define ROW(r) {multiply_int8_block<r, 1>, multiply_int8_block<r, 2>, multiply_int8_block<r, 3>, multiply_int8_block<r, 4>}
-  static constexpr LinearBlock table[6][4] = {ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)};
-#undef ROW
-  cover(table, w, x, tile);
-}
+template <class Weight>
+struct FloatBlock {
+  template <int Rows, int Blocks>
+  static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+    multiply_float_block<Weight, smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);
+  }
+};
+struct Int8Block {
+  template <int Rows, int Blocks>
+  static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+    multiply_int8_block<smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);
+  }
+};
+struct Int4Block {
+  template <int Rows, int Blocks>
+  static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+    multiply_int4_block<smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);
+  }
+};
 
 // An input is an outlier when it is more than this many times its group's mean magnitude: rare in a row that is not
 // ruined by it, and then its group's step stays near an eighth of that mean.
@@ -418,6 +481,18 @@ double exponentials(const float* values, int size, float shift, float scale, flo
 }
 
 constexpr Kernels make_kernels(const char* name) {
-  return {name,           multiply_f32, multiply_int8, quantize_row, attend<float>, attend<std::uint16_t>, store_f16_strided,
-          rms_norm,       layer_norm,   activate,      argmax,       exponentials};
+  return {.name = name,
+          .multiply_f32 = cover<FloatBlock<float>>,
+          .multiply_bf16 = cover<FloatBlock<BFloat16>>,
+          .multiply_int8 = cover<Int8Block>,
+          .multiply_int4 = cover<Int4Block>,
+          .quantize_row = quantize_row,
+          .attend_f32 = attend<float>,
+          .attend_f16 = attend<std::uint16_t>,
+          .store_f16 = store_f16_strided,
+          .rms_norm = rms_norm,
+          .layer_norm = layer_norm,
+          .activate = activate,
+          .argmax = argmax,
+          .exponentials = exponentials};
 }

@@ -11,11 +11,17 @@ struct Codes {
   __m512i v;
 };
 
+constexpr int tile_rows = 6, tile_blocks = 4;  // what 32 registers hold
+
 inline Floats zero() { return {_mm512_setzero_ps()}; }
 inline Floats broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Floats load(const std::uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline Floats load(const BFloat16* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
 inline Floats load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps((1u << count) - 1, p)}; }
 inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
@@ -47,20 +53,29 @@ inline Floats copy_sign(Floats magnitude, Floats sign) {
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(Floats a) { return _mm512_reduce_max_ps(a.v); }
 
-// u8 weights x s8 activations: each lane adds the products of four inputs.
+inline Ints broadcast_int(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+// x times each of sixteen unsigned bytes.
+inline Ints multiply_bytes(const std::uint8_t* p, std::int32_t x) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_mullo_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(x))};
+}
+inline Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
 inline Codes load_codes(const std::uint8_t* p) { return {_mm512_load_si512(p)}; }
-inline Ints dot_start(std::int32_t code_sum) { return {_mm512_set1_epi32(-128 * code_sum)}; }
+inline Codes low_nibbles(Codes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline Codes high_nibbles(Codes a) { return low_nibbles({_mm512_srli_epi16(a.v, 4)}); }
+// One instruction: unsigned weights, so a sum over inputs starts at -128 times the sum of the codes.
+inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(-128 * code_sum); }
 inline Ints dot(Ints acc, Codes weights, const std::int8_t* four) {
   std::int32_t packed;
   __builtin_memcpy(&packed, four, sizeof packed);
   return {_mm512_dpbusd_epi32(acc.v, weights.v, _mm512_set1_epi32(packed))};
 }
-inline Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
-// The weights of input `which` (0 to 3) of the four, as signed numbers.
-inline Floats column(const std::uint8_t* p, int which) {
-  const __m512i codes = _mm512_srl_epi32(_mm512_load_si512(p), _mm_cvtsi32_si128(8 * which));
-  const __m512i one = _mm512_and_si512(codes, _mm512_set1_epi32(0xFF));
-  return {_mm512_cvtepi32_ps(_mm512_sub_epi32(one, _mm512_set1_epi32(128)))};
+inline Ints dot_nibbles(Ints acc, Codes weights, const std::int8_t* four) { return dot(acc, weights, four); }
+// Byte `which` (0 to 3) of each of sixteen groups of four.
+inline Floats column(Codes a, int which) {
+  const __m512i shifted = _mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * which));
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(0xFF)))};
 }
 // Rounds to the nearest integer, stores as signed bytes, and returns the sum of what was stored.
 inline std::int32_t store_codes(std::int8_t* p, Floats a) {

@@ -12,8 +12,10 @@ struct Ints {
   IntVector v;
 };
 struct Codes {
-  const std::uint8_t* p;
+  std::uint8_t bytes[64];
 };
+
+constexpr int tile_rows = 2, tile_blocks = 2;
 
 inline float half_to_float(std::uint16_t half) {
   _Float16 value;
@@ -37,6 +39,16 @@ inline Floats load(const float* p) {
 inline Floats load(const std::uint16_t* p) {
   Floats a;
   for (int i = 0; i < 16; i++) a.v[i] = half_to_float(p[i]);
+  return a;
+}
+inline Floats load(const BFloat16* p) {
+  Floats a;
+  for (int i = 0; i < 16; i++) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(p[i].bits) << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    a.v[i] = value;
+  }
   return a;
 }
 inline Floats load_first(const float* p, int count) {
@@ -83,19 +95,40 @@ inline float largest(Floats a) {
   return best;
 }
 
-inline Codes load_codes(const std::uint8_t* p) { return {p}; }
-inline Ints dot_start(std::int32_t code_sum) { return {IntVector{} - 128 * code_sum}; }
-inline Ints dot(Ints acc, Codes weights, const std::int8_t* four) {
-  for (int i = 0; i < 16; i++)
-    acc.v[i] += weights.p[4 * i] * four[0] + weights.p[4 * i + 1] * four[1] + weights.p[4 * i + 2] * four[2] +
-                weights.p[4 * i + 3] * four[3];
-  return acc;
+inline Ints broadcast_int(std::int32_t x) { return {IntVector{} + x}; }
+inline Ints multiply_bytes(const std::uint8_t* p, std::int32_t x) {
+  Ints a;
+  for (int i = 0; i < 16; i++) a.v[i] = x * p[i];
+  return a;
 }
 inline Floats to_floats(Ints a) { return {__builtin_convertvector(a.v, FloatVector)}; }
-inline Floats column(const std::uint8_t* p, int which) {
-  Floats a;
-  for (int i = 0; i < 16; i++) a.v[i] = static_cast<float>(p[4 * i + which] - 128);
+
+inline Codes load_codes(const std::uint8_t* p) {
+  Codes a;
+  __builtin_memcpy(a.bytes, p, sizeof a.bytes);
   return a;
+}
+inline Codes low_nibbles(Codes a) {
+  for (std::uint8_t& byte : a.bytes) byte &= 15;
+  return a;
+}
+inline Codes high_nibbles(Codes a) {
+  for (std::uint8_t& byte : a.bytes) byte >>= 4;
+  return a;
+}
+inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(-128 * code_sum); }
+inline Ints dot(Ints acc, const Codes& weights, const std::int8_t* four) {
+  for (int i = 0; i < 16; i++) {
+    const std::uint8_t* w = weights.bytes + 4 * i;
+    acc.v[i] += w[0] * four[0] + w[1] * four[1] + w[2] * four[2] + w[3] * four[3];
+  }
+  return acc;
+}
+inline Ints dot_nibbles(Ints acc, const Codes& weights, const std::int8_t* four) { return dot(acc, weights, four); }
+inline Floats column(const Codes& a, int which) {
+  Floats out;
+  for (int i = 0; i < 16; i++) out.v[i] = static_cast<float>(a.bytes[4 * i + which]);
+  return out;
 }
 inline std::int32_t store_codes(std::int8_t* p, Floats a) {
   const IntVector whole = __builtin_convertvector(round_to_even(a).v, IntVector);

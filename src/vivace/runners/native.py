@@ -12,16 +12,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vivace.batch import BLOCK_SIZE, Batch, Handle, Row, RunnerLimits, Sampling, StepResult
+from vivace.batch import BLOCK_SIZE, Batch, Handle, Logprobs, Row, RunnerLimits, Sampling, StepResult
 from vivace.errors import ConfigError, NativeError
 from vivace.machine import allowed_cores
 from vivace.models.checkpoint import Tensor
 from vivace.models.config import ModelConfig
 from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm, check_finite
 from vivace.native import Decoder
+from vivace.native import Sampling as NativeSampling
 
-Quantize = Literal["none", "int8"]
-QUANTIZE: tuple[Quantize, ...] = ("none", "int8")
+Quantize = Literal["none", "bf16", "int8", "int4"]
+QUANTIZE: tuple[Quantize, ...] = ("none", "bf16", "int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,14 @@ class NativeConfig:
     """How the CPU runner holds a model. Raises `ConfigError` for values that cannot be."""
 
     quantize: Quantize = "int8"
-    """`none`: f32 arithmetic and f32 KV. `int8`: weights a scale an output, activations a scale for each 128 inputs of
-    a token, f16 KV."""
+    """`none`: f32 arithmetic and f32 KV. The others keep KV in f16. `bf16`: weights rounded to bf16. `int8`: one scale
+    an output. `int4`: one scale for each output and group of inputs, embedding and head int8. With integer weights,
+    activations become int8 with a scale for each 128 inputs of a token. Weights that a checkpoint holds as integers
+    already stay as they are."""
+    group_size: int = 32
+    """Inputs that share a scale under `int4`: 32, 64 or 128."""
+    quantize_tables: bool = False
+    """Under `int4`, embedding and head too."""
     threads: int = 0
     """0: all cores this process may use."""
     max_sequences: int = 1024
@@ -45,6 +52,8 @@ class NativeConfig:
             raise ConfigError(f"quantize is {self.quantize!r}; it must be one of {', '.join(QUANTIZE)}.")
         if self.threads < 0 or self.threads > 1024:
             raise ConfigError(f"threads is {self.threads}; it must be 0 (all allowed cores) to 1024.")
+        if self.group_size not in (32, 64, 128):
+            raise ConfigError(f"group_size is {self.group_size}; it must be 32, 64 or 128.")
         for name in ("max_sequences", "max_batch_tokens", "kv_memory_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -86,16 +95,24 @@ class NativeRunner:
 
     def launch(self, batch: Batch) -> Handle:
         rows = batch.rows
-        tokens, steps, scores, hidden = self._decoder.step(
+        tokens, steps, scores, hidden, logprobs = self._decoder.step(
             rows=[_as_tuple(row) for row in rows],
             tokens=[token for row in rows for token in row.tokens],
             blocks=[block for row in rows for block in row.blocks],
             targets=[target for row in rows for target in row.targets],
-            samplings=[_sampling_tuple(row.opens) for row in rows if row.opens is not None],
+            history=[token for row in rows for token in row.history],
+            samplings=[_as_native(row.opens) for row in rows if row.opens is not None],
+            masks={index: row.mask for index, row in enumerate(rows) if row.mask is not None},
             max_steps=batch.max_steps,
             burst_ms=batch.burst_ms,
         )
-        return StepResult(tokens, steps, scores, {row: memoryview(data).cast("f") for row, data in hidden.items()})
+        return StepResult(
+            tokens,
+            steps,
+            scores,
+            logprobs={row: [Logprobs(*token) for token in chosen] for row, chosen in logprobs.items()},
+            hidden={row: memoryview(data).cast("f") for row, data in hidden.items()},
+        )
 
     def collect(self, handle: Handle) -> StepResult:
         assert isinstance(handle, StepResult), "a handle of another runner"
@@ -108,7 +125,7 @@ class NativeRunner:
         del self._decoder
 
 
-def _as_tuple(row: Row) -> tuple[int, int, int, int, int, int, int, bool]:
+def _as_tuple(row: Row) -> tuple[int, int, int, int, int, int, int, int, bool]:
     return (
         row.slot,
         row.position,
@@ -116,13 +133,14 @@ def _as_tuple(row: Row) -> tuple[int, int, int, int, int, int, int, bool]:
         len(row.blocks),
         row.limit,
         len(row.targets),
+        len(row.history),
         int(row.want),
         row.opens is not None,
     )
 
 
-def _sampling_tuple(sampling: Sampling) -> tuple[float, int, float, int, list[int]]:
-    return sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed, list(sampling.stop_token_ids)
+def _as_native(sampling: Sampling) -> NativeSampling:
+    return NativeSampling(**{name: getattr(sampling, name) for name in Sampling.__slots__})
 
 
 def load_native_runner(
@@ -150,6 +168,8 @@ def load_native_runner(
             layers=[(layer.intermediate_size, layer.window, layer.rope) for layer in config.layers],
             ropes=[(list(rope.inverse_frequencies), rope.scale) for rope in config.ropes],
             format=native.quantize,
+            table_format="int8" if native.quantize == "int4" and not native.quantize_tables else native.quantize,
+            group_size=native.group_size,
             isa=os.environ.get("VIVACE_ISA", ""),
             threads=native.threads or allowed_cores(),
             slots=limits.slots,
@@ -204,8 +224,9 @@ def _set_norms(decoder: Decoder, index: int, layer: LayerWeights) -> None:
             decoder.set_norm(index, name, norm.weight, norm.bias)
 
 
-def _part(linear: Linear) -> tuple[Any, Any]:
-    return _matrix(linear.weight), None if linear.bias is None else linear.bias.to_f32()
+def _part(linear: Linear) -> tuple[Any, Any, Any]:
+    bias = None if linear.bias is None else linear.bias.to_f32()
+    return _matrix(linear.weight), bias, None
 
 
 def _matrix(tensor: Tensor) -> np.ndarray[Any, Any]:
