@@ -264,7 +264,7 @@ _LAYOUTS: dict[str, _Layout] = {
             "mlp_post_norm": "post_feedforward_layernorm",
         },
         norm_offset=1.0,
-        prefixes=("model.", "language_model.model.", "model.language_model.", ""),
+        prefixes=("model.", "language_model.model.", "model.language_model.", "model.language_model.model.", ""),
     ),
     "gpt2": _Layout(
         _read_gpt2,
