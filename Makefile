@@ -4,7 +4,7 @@ ARGUMENTS ?=
 BIN := .venv/bin
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard src/vivace/native/*.cpp src/vivace/native/*.h)
 
-.PHONY: serve test slow check bench clean
+.PHONY: serve test slow check sanitize bench clean
 
 serve: .venv/serve.stamp  ## serve the embedded model on http://127.0.0.1:8000
 	$(BIN)/vivace serve $(ARGUMENTS)
@@ -20,6 +20,13 @@ check: .venv/develop.stamp  ## lint and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+sanitize: .venv/develop.stamp  ## the native core under ASan with UBSan, then under TSan
+	for kind in address,undefined thread; do \
+	  $(BIN)/cmake -S . -B build/$$kind -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DCMAKE_BUILD_TYPE=None -DVIVACE_SANITIZE=$$kind && \
+	  $(BIN)/ninja -C build/$$kind check_core && build/$$kind/check_core || exit 1; \
+	done
 
 bench: .venv/develop.stamp  ## this machine's figures for the embedded model
 	$(BIN)/python benchmarks/engine.py $(ARGUMENTS)

@@ -259,7 +259,7 @@ def write_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config)
     write_json(directory / "generation_config.json", {"bos_token_id": 256, "eos_token_id": 258})
-    tensors = tensors or _random_tensors(config, biased, np.random.default_rng(seed))
+    tensors = tensors or random_tensors(config, biased, seed)
     if sharded:
         _write_shards(directory, tensors, dtype)
     else:
@@ -267,11 +267,10 @@ def write_checkpoint(
     return write_tokenizer(directory)
 
 
-def _random_tensors(
-    config: Mapping[str, Any], biased: tuple[str, ...], random: np.random.Generator
-) -> dict[str, NDArray[Any]]:
+def random_tensors(config: Mapping[str, Any], biased: tuple[str, ...] = (), seed: int = 0) -> dict[str, NDArray[Any]]:
     """Norm weights and biases are random too, and layers outweigh the residual, so that a mistake in any shows."""
     hidden, vocab, family = config["hidden_size"], config["vocab_size"], config["model_type"]
+    random = np.random.default_rng(seed)
     normal, centre = normal_source(random), 0.0 if family == "gemma3_text" else 1.0
 
     def norm(width: int = hidden) -> NDArray[np.float32]:

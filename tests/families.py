@@ -17,6 +17,7 @@ from tests.checkpoints import (
     Dtype,
     dialect_fields,
     normal_source,
+    random_tensors,
     read_tensors,
     shape_fields,
     write_checkpoint,
@@ -55,7 +56,12 @@ def write_qwen3(
 
 def write_smollm3(directory: Path, *, dialect: Dialect = "published", **more: Any) -> Path:
     """A SmolLM3 checkpoint, its second layer without rope."""
-    config = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "no_rope_layers": [1, 0, 1], "pad_token_id": 256}
+    config = {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "model_type": "smollm3",
+        "no_rope_layers": [1, 0, 1],
+        "pad_token_id": 256,
+    }
     config |= shape_fields(layers=3) | dialect_fields(dialect, theta=5e6) | more
     return write_checkpoint(directory, config)
 
@@ -70,8 +76,12 @@ def write_gemma3(
     window: int = 24,
     layer_types: list[str] | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
+    images: bool = False,
 ) -> Path:
-    """A text-only Gemma 3 checkpoint: each third layer is a full one, unless `layer_types` says otherwise."""
+    """A Gemma 3 checkpoint: each third layer is a full one, unless `layer_types` says otherwise.
+
+    With `images` it is the text part of a larger model, the rest of whose weights are left out.
+    """
     config: dict[str, Any] = {
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
@@ -96,7 +106,24 @@ def write_gemma3(
     else:
         local = {"rope_type": "default", "rope_theta": 5000.0}
         config["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
-    return write_checkpoint(directory, config, dtype=dtype)
+    if not images:
+        return write_checkpoint(directory, config, dtype=dtype)
+    prefix = "language_model." if dialect == "published" else "model.language_model."
+    tensors = {prefix + name: tensor for name, tensor in random_tensors(config).items()}
+    return write_checkpoint(directory, _add_images(config), dtype=dtype, tensors=tensors)
+
+
+def _add_images(text: dict[str, Any]) -> dict[str, Any]:
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": text,
+        "vision_config": vision | {"image_size": 28, "patch_size": 14, "vision_use_head": False},
+        "mm_tokens_per_image": 4,
+        "image_token_index": 300,
+        "eos_token_id": 258,
+    }
 
 
 def write_phi3(
@@ -117,7 +144,7 @@ def write_phi3(
         "short_factor": [round(float(factor), 3) for factor in random.uniform(1.0, 1.5, pairs)],
         "long_factor": [round(float(factor), 3) for factor in random.uniform(1.0, 12.0, pairs)],
     }
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["Phi3ForCausalLM"],
         "model_type": "phi3",
         "rms_norm_eps": 1e-5,

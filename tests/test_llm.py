@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -414,11 +414,11 @@ def test_options_are_laid_over_params(tiny: LLM) -> None:
     ids=str,
 )
 def test_a_value_that_cannot_be_is_refused_by_name_and_harms_nobody(tiny: LLM, options: dict[str, Any]) -> None:
-    other = tiny.stream("abc", max_tokens=100, ignore_eos=True)
-    first = next(other)
-    with pytest.raises(RequestError, match=next(iter(options))):
-        tiny.generate("a", **{"max_tokens": 4, "temperature": 1.0} | options)
-    assert first + "".join(other) == tiny.generate("abc", max_tokens=100, ignore_eos=True).text
+    with closing(cast(Any, tiny.stream("abc", max_tokens=100, ignore_eos=True))) as other:
+        first = next(other)
+        with pytest.raises(RequestError, match=next(iter(options))):
+            tiny.generate("a", **{"max_tokens": 4, "temperature": 1.0} | options)
+        assert first + "".join(other) == tiny.generate("abc", max_tokens=100, ignore_eos=True).text
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import ConfigError, EngineStoppedError, RequestError, StepFailedError
-from vivace.models.checkpoint import Checkpoint
 from vivace.models.model import Model, open_model
 from vivace.models.weights import read_weights
 from vivace.runners.native import NativeConfig, NativeRunner, load_native_runner
@@ -335,5 +334,5 @@ def load(
 
 def load_runner(model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None) -> NativeRunner:
     """The CPU runner of an opened model."""
-    weights = read_weights(model.config, Checkpoint.open(model.directory))
+    weights = read_weights(model.config, model.open_checkpoint())
     return load_native_runner(model.config, weights, config, progress)

@@ -8,11 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoints import set_fields, write_llama, write_qwen2
-from tests.families import write_gemma3, write_gpt2, write_mistral, write_phi3, write_qwen3, write_smollm3
+from tests.checkpoints import read_tensors, set_fields, write_llama, write_qwen2, write_tensors
+from tests.families import (
+    factor_linears,
+    write_gemma3,
+    write_gpt2,
+    write_mistral,
+    write_phi3,
+    write_qwen3,
+    write_smollm3,
+)
 from tests.runners.loading import blocks_for, load_directory, random_prompt, run
 from vivace.batch import Row, Sampling, Want
-from vivace.runners.reference import Quantization, log_softmax, quantize_activations, random_number, sample
+from vivace.runners.reference import (
+    Quantization,
+    log_softmax,
+    quantize_activations,
+    quantize_rows,
+    random_number,
+    sample,
+)
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",
@@ -23,7 +38,7 @@ LLAMA3_SCALING = {
 }
 
 LINEAR_SCALING = {"rope_type": "linear", "factor": 8.0}
-WINDOWS = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
+WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 MIXED = ["sliding_attention", "full_attention"]
 
 CHECKPOINTS: dict[str, Any] = {
@@ -50,6 +65,8 @@ CHECKPOINTS: dict[str, Any] = {
     "gemma3-rope-scaling": lambda path: write_gemma3(path, rope_scaling=LINEAR_SCALING),
     "gemma3-new-rope-scaling": lambda path: write_gemma3(path, dialect="new", rope_scaling=LINEAR_SCALING),
     "gemma3-bf16-layer-types": lambda path: write_gemma3(path, dtype="bfloat16", hidden=64, layer_types=MIXED * 2),
+    "gemma3-images": lambda path: write_gemma3(path, images=True),
+    "gemma3-new-images": lambda path: write_gemma3(path, images=True, dialect="new"),
     "phi3-published": lambda path: write_phi3(path, longrope=False),
     "phi3-new-window": lambda path: write_phi3(path, dialect="new", longrope=False, window=24),
     "phi3-short-factors": lambda path: write_phi3(path, factor=4.0),
@@ -74,11 +91,65 @@ def transformers_logits(directory: Path, tokens: list[int]) -> np.ndarray[Any, A
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    directory = CHECKPOINTS[name](tmp_path / "model")
-    model, prompt = load_directory(directory), random_prompt(100)
-    runner = model.reference("none")
-    logits = runner.logits(runner.hidden_states(blocks_for(100), prompt, 0))
-    expected = transformers_logits(directory, prompt)
+    directory, prompt = CHECKPOINTS[name](tmp_path / "model"), random_prompt(100)
+    logits, expected = reference_logits(directory, prompt), transformers_logits(directory, prompt)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def reference_logits(directory: Path, tokens: list[int]) -> np.ndarray[Any, Any]:
+    runner = load_directory(directory).reference("none")
+    return runner.logits(runner.hidden_states(blocks_for(len(tokens)), tokens, 0))
+
+
+FACTORED: dict[str, tuple[Any, tuple[str, ...], bool]] = {
+    "llama": (
+        lambda path: write_llama(path, tied=False, attention_bias=True),
+        ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.up_proj", "lm_head"),
+        False,
+    ),
+    "phi3": (write_phi3, ("model.layers.0.self_attn.qkv_proj", "model.layers.1.mlp.gate_up_proj"), False),
+    "gpt2": (write_gpt2, ("transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj"), True),
+}
+
+
+@pytest.mark.parametrize("family", FACTORED)
+def test_a_factored_linear_computes_what_the_product_of_its_factors_does(family: str, tmp_path: Path) -> None:
+    write, names, transposed = FACTORED[family]
+    factored, whole = write(tmp_path / "factored"), write(tmp_path / "whole")
+    write_tensors(whole / "model.safetensors", factor_linears(factored, 11, *names, transposed=transposed))
+    logits, expected = reference_logits(factored, random_prompt(60)), transformers_logits(whole, random_prompt(60))
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_both_factors_of_a_linear_quantise_what_they_multiply(tmp_path: Path) -> None:
+    directory = write_llama(tmp_path, tied=False)
+    factor_linears(directory, 11, "lm_head")
+    model, random = load_directory(directory), np.random.default_rng(0)
+    assert model.weights.head is not None
+    assert model.weights.head.factor is not None
+    up, down = (quantize_rows(part.to_f32()) for part in (model.weights.head.weight, model.weights.head.factor))
+    x = random.standard_normal((5, 64)).astype(np.float32)
+    normed = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(1e-5)) * model.weights.final_norm.weight
+    inner = quantize_activations(normed, Quantization()) @ down.T
+    expected = quantize_activations(inner, Quantization()) @ up.T
+    np.testing.assert_allclose(model.reference("int8").logits(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_may_have_mlps_of_different_widths(tmp_path: Path) -> None:
+    """As wide as the widest and zero beyond their own width, they are what transformers can load."""
+    padded, ragged = write_llama(tmp_path / "padded"), write_llama(tmp_path / "ragged")
+    tensors = read_tensors(padded / "model.safetensors")
+    cut = dict(tensors)
+    for name, axis in (("gate_proj", 0), ("up_proj", 0), ("down_proj", 1)):
+        place = f"model.layers.0.mlp.{name}.weight"
+        kept = [slice(None)] * axis + [slice(0, 48)]
+        cut[place], tensors[place] = tensors[place][tuple(kept)], np.zeros_like(tensors[place])
+        tensors[place][tuple(kept)] = cut[place]
+    write_tensors(padded / "model.safetensors", tensors)
+    write_tensors(ragged / "model.safetensors", cut)
+    set_fields(ragged, intermediate_size=[48, 112])
+    expected = transformers_logits(padded, random_prompt(60))
+    logits = reference_logits(ragged, random_prompt(60))
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 

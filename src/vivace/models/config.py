@@ -17,7 +17,15 @@ from vivace.models.fields import Fields, read_fields
 from vivace.models.rope import MAX_CONTEXT, Rope, read_rope, read_rope_pair
 from vivace.sampling import GenerationDefaults
 
-__all__ = ["Activation", "LayerConfig", "ModelConfig", "Rope", "read_config", "read_generation_defaults"]
+__all__ = [
+    "Activation",
+    "LayerConfig",
+    "ModelConfig",
+    "Rope",
+    "build_config",
+    "read_config",
+    "read_generation_defaults",
+]
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
@@ -86,15 +94,20 @@ def read_config(directory: Path) -> ModelConfig:
     or says what cannot be.
     """
     fields = read_fields(directory / "config.json")
-    family = fields.text("model_type")
-    if family not in _FAMILIES:
-        raise UnsupportedModelError(
-            f"{fields.path}: model_type is {family!r}; supported are {', '.join(sorted(_FAMILIES))}."
-        )
     if "quantization_config" in fields:
         raise UnsupportedModelError(
             f"{fields.path}: quantization_config says the weights are quantised already; supported are weights in "
             "float32, float16 and bfloat16. Give the original model."
+        )
+    return build_config(fields)
+
+
+def build_config(fields: Fields) -> ModelConfig:
+    """The shape of a model from the fields that config.json has, wherever they come from. Raises as `read_config`."""
+    family = fields.text("model_type")
+    if family not in _FAMILIES:
+        raise UnsupportedModelError(
+            f"{fields.path}: model_type is {family!r}; supported are {', '.join(sorted(_FAMILIES))}."
         )
     return _FAMILIES[family](fields)
 

@@ -93,7 +93,8 @@ def _q5_1(blocks: Blocks) -> Array:
 
 
 def _q8_0(blocks: Blocks) -> Array:
-    return _scale(blocks["scale"]) * blocks["codes"]
+    weights: Array = _scale(blocks["scale"]) * blocks["codes"]
+    return weights
 
 
 def _k_scales(packed: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

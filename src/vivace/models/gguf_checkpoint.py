@@ -9,7 +9,7 @@ tensor's must be.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,6 +122,18 @@ class _Latest:
         return self.data
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How to make a tensor's data."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], NDArray[Any]]
+    """Some rows."""
+    latest: _Latest
+    turned: LazyTensor | None = None
+    """What the tensor is the transpose of."""
+
+
 class LazyTensor(Tensor):
     """A tensor whose data is decoded when it is asked for.
 
@@ -129,44 +141,36 @@ class LazyTensor(Tensor):
     takes the memory of one at a time. Who keeps `data` keeps its memory; parts and transposes are as lazy as this.
     """
 
-    __slots__ = ("_latest", "_read", "_shape", "_turned")
+    __slots__ = ("_plan",)
+    _plan: _Plan
 
-    def __init__(
-        self,
-        name: str,
-        dtype: Dtype,
-        shape: tuple[int, ...],
-        read: Callable[[int, int], NDArray[Any]],
-        latest: _Latest,
-        turned: LazyTensor | None = None,
-    ) -> None:
-        """`read` gives some rows. `turned` is what this is the transpose of."""
+    def __init__(self, name: str, dtype: Dtype, plan: _Plan) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "dtype", dtype)
-        object.__setattr__(self, "_shape", shape)
-        object.__setattr__(self, "_read", read)
-        object.__setattr__(self, "_latest", latest)
-        object.__setattr__(self, "_turned", turned)
+        object.__setattr__(self, "_plan", plan)
 
     @property
-    def data(self) -> NDArray[Any]:  # type: ignore[override]
-        return self._latest.get(self, lambda: self._read(0, self._shape[0]))
+    def data(self) -> NDArray[Any]:
+        plan = self._plan
+        return plan.latest.get(self, lambda: plan.read(0, plan.shape[0]))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._shape
+        return self._plan.shape
 
     def rows(self, begin: int, end: int) -> LazyTensor:
-        name, shape = f"{self.name}[{begin}:{end}]", (end - begin, *self._shape[1:])
-        return LazyTensor(name, self.dtype, shape, lambda low, high: self._read(begin + low, begin + high), self._latest)
+        plan = self._plan
+        shape = (end - begin, *plan.shape[1:])
+        part = replace(plan, shape=shape, read=lambda low, high: plan.read(begin + low, begin + high), turned=None)
+        return LazyTensor(f"{self.name}[{begin}:{end}]", self.dtype, part)
 
     def transposed(self) -> LazyTensor:
-        if self._turned is not None:
-            return self._turned
-        rows, columns = self._shape
-        return LazyTensor(
-            self.name, self.dtype, (columns, rows), lambda low, high: self._read(0, rows).T[low:high], self._latest, self
-        )
+        plan = self._plan
+        if plan.turned is not None:
+            return plan.turned
+        rows, columns = plan.shape
+        turned = _Plan((columns, rows), lambda low, high: plan.read(0, rows).T[low:high], plan.latest, self)
+        return LazyTensor(self.name, self.dtype, turned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ class GgufCheckpoint:
         if view and order is None:
             tensor = Tensor(name, dtype, read(0, entry.shape[0]))
             return tensor.transposed() if source.transposed else tensor
-        lazy = LazyTensor(name, dtype, entry.shape, read, self._latest)
+        lazy = LazyTensor(name, dtype, _Plan(entry.shape, read, self._latest))
         return lazy.transposed() if source.transposed else lazy
 
 

@@ -177,8 +177,8 @@ def _slow(keys: _Keys, rope: Rope) -> Rope:
     factors = np.array(keys.vector("rope_freqs.weight"), np.float32)
     if len(factors) != len(rope.inverse_frequencies) or not (np.isfinite(factors) & (factors > 0)).all():
         raise CheckpointError(
-            f"{keys.file.path}: tensor 'rope_freqs.weight' holds no {len(rope.inverse_frequencies)} numbers above 0, one "
-            "for each pair of a head's dimensions. Download the file again."
+            f"{keys.file.path}: tensor 'rope_freqs.weight' holds no {len(rope.inverse_frequencies)} numbers above 0, "
+            "one for each pair of a head's dimensions. Download the file again."
         )
     slowed = np.array(rope.inverse_frequencies, np.float32) / factors
     return replace(rope, inverse_frequencies=tuple(float(value) for value in slowed))

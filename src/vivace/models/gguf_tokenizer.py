@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from vivace.models.gguf import GgufFile
 from vivace.tokenizer import Tokenizer
 
 MAX_PIECE_CHARACTERS = 1024
+MAX_MERGES = 1 << 22
 
 _SPACE = "\u2581"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
@@ -271,13 +273,18 @@ def _merges_of_scores(tokens: _Tokens, scores: list[float]) -> list[tuple[str, s
             f"{tokens.fields.path}: tokenizer.ggml.tokens holds a piece of more than {MAX_PIECE_CHARACTERS} "
             "characters; this is no tokenizer. Download the file again."
         )
-    merges = [
+    joins = (
         (pieces[text], min(pieces[left], pieces[right]), left, right)
         for text in pieces
         for left, right in _halves(text)
         if left in pieces and right in pieces
-    ]
-    merges.sort(key=lambda merge: merge[:2], reverse=True)
+    )
+    merges = sorted(islice(joins, MAX_MERGES + 1), key=lambda merge: merge[:2], reverse=True)
+    if len(merges) > MAX_MERGES:
+        raise CheckpointError(
+            f"{tokens.fields.path}: the pieces of tokenizer.ggml.tokens join in more than {MAX_MERGES} ways; this is "
+            "no tokenizer. Download the file again."
+        )
     return [(left, right) for _, _, left, right in merges]
 
 

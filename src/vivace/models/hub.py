@@ -1,4 +1,4 @@
-"""Finds a model's directory: inside this package, on this machine, or on the Hugging Face hub.
+"""Finds a model's directory or file: inside this package, on this machine, or on the Hugging Face hub.
 
 Knows nothing of what is in it. From the hub come only weights in safetensors, JSON and templates: no pickle, no code.
 """
@@ -16,8 +16,10 @@ EMBEDDED = {"mini": "mini"}
 
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja")
 
+GGUF_SUFFIX = ".gguf"
+
 _ALTERNATIVES = (
-    "Give the directory of a Hugging Face checkpoint, a hub id such as owner/name, or an embedded model: "
+    "Give the directory of a Hugging Face checkpoint, a GGUF file, a hub id such as owner/name, or an embedded model: "
     f"{', '.join(EMBEDDED)}."
 )
 
@@ -25,17 +27,19 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def locate_model(name: str) -> Path:
-    """The directory of an embedded model, a directory as given, or the snapshot of a hub id `owner/name`.
+    """The directory of an embedded model, a directory or GGUF file as given, or the snapshot of a hub id `owner/name`.
 
     Raises `ModelNotFoundError` when there is none, or when the hub cannot be reached and holds no copy here.
     """
     if name in EMBEDDED:
         return Path(str(resources.files("vivace.models") / EMBEDDED[name]))
     path = Path(name)
-    if name and path.is_dir():
+    if name and (path.is_dir() or (path.is_file() and path.suffix.lower() == GGUF_SUFFIX)):
         return path
     if path.is_file():
-        raise ModelNotFoundError(f"{name} is a file; give the directory that holds config.json and the weights.")
+        raise ModelNotFoundError(
+            f"{name} is a file; give the directory that holds config.json and the weights, or a {GGUF_SUFFIX} file."
+        )
     if _HUB_ID.fullmatch(name):
         return _download(name)
     raise ModelNotFoundError(f"There is no directory {name!r}. {_ALTERNATIVES}")

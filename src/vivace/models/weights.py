@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vivace.errors import CheckpointError, UnsupportedModelError
-from vivace.models.checkpoint import Checkpoint, Tensor
+from vivace.models.checkpoint import Tensor, TensorSource
 from vivace.models.config import ModelConfig
 
 _CHUNK = 1 << 18
@@ -77,7 +77,7 @@ class ModelWeights:
 class _Names:
     """Reads what one checkpoint has under a prefix, by name and shape."""
 
-    checkpoint: Checkpoint
+    checkpoint: TensorSource
     prefix: str = ""
     norm_offset: float = 0.0
     norm_bias: bool = False
@@ -114,7 +114,7 @@ class _Names:
         if not transposed:
             return Linear(self.tensor(f"{name}.weight", (out, width)), offset)
         stored = self.tensor(f"{name}.weight", (width, out))
-        return Linear(replace(stored, data=stored.data.T), offset)
+        return Linear(stored.transposed(), offset)
 
     def _factors(self, name: str, out: int, width: int) -> tuple[Tensor, Tensor]:
         place = f"{self.checkpoint.directory}: {self.prefix}{name}"
@@ -153,7 +153,7 @@ class _Layout:
     final_norm: str = "norm"
 
 
-def read_weights(config: ModelConfig, checkpoint: Checkpoint) -> ModelWeights:
+def read_weights(config: ModelConfig, checkpoint: TensorSource) -> ModelWeights:
     """The weights of a model whose config was read from the same directory.
 
     A head beside a tied embedding is ignored, as transformers does. Raises `CheckpointError` for a tensor that is
@@ -181,7 +181,7 @@ def _read_positions(config: ModelConfig, names: _Names, name: str) -> Tensor:
     return positions
 
 
-def _read_head(config: ModelConfig, checkpoint: Checkpoint) -> Linear:
+def _read_head(config: ModelConfig, checkpoint: TensorSource) -> Linear:
     """Beside the decoder; in files of models with images, beside the decoder's part of them."""
     places = [_Names(checkpoint, prefix) for prefix in ("", "language_model.")]
     held = [names for names in places if any(f"lm_head.{part}" in names for part in ("weight", "up.weight"))]
@@ -238,15 +238,11 @@ def _read_gpt2(config: ModelConfig, names: _Names, inner: int) -> dict[str, Line
 
 def _split(linear: Linear, *sizes: int) -> list[Linear]:
     """Linears of `sizes` outputs each, from one of them all: views, and a factor that is shared."""
-    ends = list(accumulate(sizes))
-    return [_take_outputs(linear, end - size, end) for size, end in zip(sizes, ends, strict=True)]
-
-
-def _take_outputs(linear: Linear, begin: int, end: int) -> Linear:
-    def take(tensor: Tensor) -> Tensor:
-        return replace(tensor, name=f"{tensor.name}[{begin}:{end}]", data=tensor.data[begin:end])
-
-    return Linear(take(linear.weight), None if linear.bias is None else take(linear.bias), linear.factor)
+    parts = pairwise(accumulate(sizes, initial=0))
+    return [
+        Linear(linear.weight.rows(*part), None if linear.bias is None else linear.bias.rows(*part), linear.factor)
+        for part in parts
+    ]
 
 
 _LLAMA_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}

@@ -11,6 +11,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "bandwidth.h"
 #include "cpu.h"
 #include "decoder.h"
 
@@ -195,6 +196,8 @@ void construct(Decoder* self, int vocab_size, int hidden_size, int heads, int kv
 NB_MODULE(_native, module) {
   module.doc() = "The native core: one decoder, its weights, its KV cache and its slots.";
   module.def("supported_isas", &supported_isas, "Instruction sets this machine can run, best first.");
+  module.def("measure_read_bandwidth", &measure_read_bandwidth, "bytes"_a, "threads"_a, "passes"_a,
+             nb::call_guard<nb::gil_scoped_release>(), "GB/s, the best of some passes over that much memory.");
   nb::class_<Integers>(module, "Integers", "A matrix of integer codes with their scales.")
       .def("__init__",
            [](Integers* self, Matrix codes, Floats2 scales, std::optional<Bytes2> zeros, int group_size) {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.batch import BLOCK_SIZE, Batch, Handle, Row, RunnerLimits, Sampling, StepResult, Want
+from vivace.batch import BLOCK_SIZE, Batch, Handle, Logprobs, Row, RunnerLimits, Sampling, StepResult, Want
 from vivace.models.checkpoint import Tensor
 from vivace.models.config import Activation, ModelConfig
 from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm
@@ -44,6 +44,10 @@ class _Slot:
     sampling: Sampling
     table: list[int] = field(default_factory=list)
     pending: int = 0
+    history: list[int] = field(default_factory=list)
+    """The token at every position that is computed, if the sampling reads them."""
+    logprobs: list[Logprobs] = field(default_factory=list)
+    """Of the tokens chosen in the step under way, if the sampling asks for them."""
 
 
 class ReferenceRunner:
@@ -74,11 +78,13 @@ class ReferenceRunner:
     def launch(self, batch: Batch) -> Handle:
         tokens: list[Sequence[int]] = []
         scores: dict[int, Sequence[float]] = {}
+        logprobs: dict[int, Sequence[Logprobs]] = {}
         hidden: dict[int, memoryview[float]] = {}
         steps = 1
         for index, row in enumerate(batch.rows):
             slot = self._open(row)
             fed = list(row.tokens) or [slot.pending]
+            self._remember(slot, row.position, fed)
             states = self.hidden_states(slot.table, fed, row.position)
             made: list[int] = []
             if row.want == Want.SAMPLE:
@@ -92,7 +98,9 @@ class ReferenceRunner:
             elif row.want == Want.HIDDEN:
                 hidden[index] = memoryview(self._final(states).tobytes()).cast("f")
             tokens.append(made)
-        return StepResult(tokens, steps, scores, hidden=hidden)
+            if slot.logprobs:
+                logprobs[index] = slot.logprobs
+        return StepResult(tokens, steps, scores, logprobs, hidden)
 
     def collect(self, handle: Handle) -> StepResult:
         assert isinstance(handle, StepResult), "a handle of another runner"
@@ -106,19 +114,31 @@ class ReferenceRunner:
 
     def _open(self, row: Row) -> _Slot:
         if row.opens is not None:
-            self._slots[row.slot] = _Slot(row.opens)
+            self._slots[row.slot] = _Slot(row.opens, history=list(row.history))
         slot = self._slots[row.slot]
         slot.table.extend(row.blocks)
+        slot.logprobs = []
         return slot
 
-    def _choose(self, slot: _Slot, state: Array, position: int) -> int:
-        slot.pending = sample(self.logits(state[None])[0], slot.sampling, position)
+    def _remember(self, slot: _Slot, position: int, fed: Sequence[int]) -> None:
+        """Of a proposal that was refused, what is in the slot is overwritten by what came instead."""
+        if slot.sampling.reads_history:
+            assert len(slot.history) >= position, "tokens before the row are missing from the slot's history"
+            slot.history[position:] = fed
+
+    def _choose(self, slot: _Slot, state: Array, position: int, mask: bytes | None = None) -> int:
+        logits = self.logits(state[None])[0]
+        slot.pending = sample(logits, slot.sampling, position, slot.history[:position], mask)
+        if slot.sampling.logprobs >= 0:
+            slot.logprobs.append(report_logprobs(logits, slot.pending, slot.sampling.logprobs))
         return slot.pending
 
     def _sample_burst(self, row: Row, slot: _Slot, state: Array, fed: int, max_steps: int) -> list[int]:
-        made = [self._choose(slot, state, row.position + fed)]
+        assert row.mask is None or row.limit == 1, "a row with a mask in a burst"
+        made = [self._choose(slot, state, row.position + fed, row.mask)]
         while len(made) < min(row.limit, max_steps) and made[-1] not in slot.sampling.stop_token_ids:
             position = row.position + fed + len(made) - 1
+            self._remember(slot, position, [slot.pending])
             state = self.hidden_states(slot.table, [slot.pending], position)[-1]
             made.append(self._choose(slot, state, position + 1))
         return made
@@ -314,22 +334,64 @@ def log_softmax(logits: Array) -> Array:
     return result
 
 
-def sample(logits: Array, sampling: Sampling, position: int) -> int:
-    """Temperature, top-k, top-p, each renormalised; the number behind it depends on seed and position alone."""
+def report_logprobs(logits: Array, token: int, count: int) -> Logprobs:
+    """Of a chosen token and of the `count` likeliest; of equals, the lowest ids."""
+    log_probabilities = log_softmax(logits.astype(np.float64))
+    likeliest = np.argsort(-logits, kind="stable")[:count]
+    return Logprobs(float(log_probabilities[token]), [(int(t), float(log_probabilities[t])) for t in likeliest])
+
+
+def sample(
+    logits: Array, sampling: Sampling, position: int, history: Sequence[int] = (), mask: bytes | None = None
+) -> int:
+    """The token at `position`, as `Sampling` says. `history` holds every token before it, if the sampling reads it."""
+    logits = adjust(logits, sampling, position, history, mask)
     if sampling.temperature <= 0 or sampling.top_k == 1:
         return int(logits.argmax())
     weights = np.exp(((logits - logits.max()) / np.float32(sampling.temperature)).astype(np.float64))
+    order = keep_likeliest(weights, sampling)
+    cumulative = np.cumsum(weights[order])
+    target = random_number(sampling.seed, position) * cumulative[-1]
+    return int(order[min(int(np.searchsorted(cumulative, target, side="right")), len(order) - 1)])
+
+
+def adjust(logits: Array, sampling: Sampling, position: int, history: Sequence[int], mask: bytes | None) -> Array:
+    """Everything that changes logits before a token is drawn: a mask, a bias, penalties, the ban on stop tokens.
+
+    The repetition penalty is that of CTRL (Keskar et al. 2019), the other two are those of the OpenAI API.
+    """
+    logits = logits.astype(np.float32, copy=True)
+    if mask is not None:
+        allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[: len(logits)].astype(bool)
+        assert allowed.any(), "a mask that allows nothing"
+        logits[~allowed] = -np.inf
+    for token, bias in sampling.logit_bias:
+        logits[token] += np.float32(bias)
+    if sampling.reads_history:
+        assert len(history) == position, "the history does not reach up to the token to choose"
+        seen = np.unique(np.asarray(history, np.int64))
+        penalty = np.float32(sampling.repetition_penalty)
+        logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+        tokens, times = np.unique(np.asarray(history[sampling.prompt_length :], np.int64), return_counts=True)
+        frequency = np.float32(sampling.frequency_penalty) * times.astype(np.float32)
+        logits[tokens] -= np.float32(sampling.presence_penalty) + frequency
+    if position - sampling.prompt_length < sampling.min_tokens:
+        logits[list(sampling.stop_token_ids)] = -np.inf
+    return logits
+
+
+def keep_likeliest(weights: NDArray[np.float64], sampling: Sampling) -> NDArray[np.intp]:
+    """The tokens that top-k, top-p and min-p leave, likeliest first; all of them, by id, where none applies."""
+    limited = 0 < sampling.top_k < len(weights)
+    if not limited and sampling.top_p >= 1 and sampling.min_p <= 0:
+        return np.arange(len(weights))
     order = np.argsort(-weights, kind="stable")
-    if 0 < sampling.top_k < len(order):
+    if limited:
         order = order[: sampling.top_k]
     if sampling.top_p < 1:
         cumulative = np.cumsum(weights[order])
         order = order[: int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1]
-    elif len(order) == len(weights):
-        order = np.arange(len(weights))  # all are kept: walked in the order of their ids
-    cumulative = np.cumsum(weights[order])
-    target = random_number(sampling.seed, position) * cumulative[-1]
-    return int(order[min(int(np.searchsorted(cumulative, target, side="right")), len(order) - 1)])
+    return order[weights[order] >= sampling.min_p * weights[order[0]]]
 
 
 def random_number(seed: int, position: int) -> float:
