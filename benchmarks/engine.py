@@ -72,7 +72,9 @@ def main() -> None:
     model = open_model(arguments.model)
     runner = load_runner(model, NativeConfig(quantize=arguments.quantize, threads=arguments.threads))
     figures = measure(model, runner, arguments.concurrent, arguments.prompt, arguments.new_tokens)
-    print(json.dumps({"engine": f"vivace-{arguments.quantize}", "isa": runner.isa, "threads": runner.threads} | figures))
+    print(
+        json.dumps({"engine": f"vivace-{arguments.quantize}", "isa": runner.isa, "threads": runner.threads} | figures)
+    )
 
 
 if __name__ == "__main__":

@@ -12,30 +12,34 @@ import ctypes
 import json
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp
 import numpy as np
 
 
-def fill(batch, tokens, positions, sequences, wants):  # type: ignore[no-untyped-def]
+def fill(
+    batch: Any, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wants: Sequence[bool]
+) -> None:
     batch.n_tokens = len(tokens)
     for i, (token, position, sequence, want) in enumerate(zip(tokens, positions, sequences, wants, strict=True)):
         batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
         batch.seq_id[i][0], batch.logits[i] = sequence, want
 
 
-def decode(context, batch) -> None:  # type: ignore[no-untyped-def]
+def decode(context: Any, batch: Any) -> None:
     if llama_cpp.llama_decode(context, batch) != 0:
         raise SystemExit("llama_decode failed")
 
 
-def choose(context, row: int, vocab: int) -> int:  # type: ignore[no-untyped-def]
+def choose(context: Any, row: int, vocab: int) -> int:
     logits = llama_cpp.llama_get_logits_ith(context, row)
     values = np.ctypeslib.as_array(ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (vocab,))
     return int(values.argmax())
 
 
-def generate(context, batch, vocab: int, count: int, prompt: int, new_tokens: int, seed: int) -> None:  # type: ignore[no-untyped-def]
+def generate(context: Any, batch: Any, vocab: int, count: int, prompt: int, new_tokens: int, seed: int) -> None:
     prompts = np.random.default_rng(seed).integers(300, 8000, (count, prompt))
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     pending = []

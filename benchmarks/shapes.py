@@ -1,6 +1,6 @@
 """Write a checkpoint of a named shape with random weights: speed does not depend on their values.
 
-    python benchmarks/shapes.py 15m /tmp/15m
+python benchmarks/shapes.py 15m /tmp/15m
 """
 
 from __future__ import annotations

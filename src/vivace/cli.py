@@ -35,8 +35,11 @@ def _read_memory(context: click.Context, parameter: click.Parameter, gib: float)
 
 def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--quantize", type=click.Choice(["none", "int8"]), default="int8", show_default=True,
-                     help="Format of the weights; none is exact f32."),
+        click.option("--quantize", type=click.Choice(["none", "bf16", "int8", "int4"]), default="int8",
+                     show_default=True, help="Format of the weights; none is exact f32."),
+        click.option("--group-size", type=click.Choice([32, 64, 128]), default=32, show_default=True,
+                     help="Inputs that share a scale, under int4."),
+        click.option("--quantize-tables", is_flag=True, help="Under int4, embedding and head too; else they are int8."),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed."),
         click.option("--max-sequences", type=click.IntRange(1, 2**20), default=1024, show_default=True,
                      help="Sequences under way at once."),
@@ -47,9 +50,13 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _model_options(quantize: str, threads: int, max_sequences: int, kv_memory: int) -> dict[str, Any]:
+def _model_options(
+    quantize: str, group_size: int, quantize_tables: bool, threads: int, max_sequences: int, kv_memory: int
+) -> dict[str, Any]:
     return {
         "quantize": quantize,
+        "group_size": group_size,
+        "quantize_tables": quantize_tables,
         "threads": threads,
         "max_sequences": max_sequences,
         "max_batch_tokens": max(1024, max_sequences),
@@ -166,3 +173,67 @@ def serve(model: str, host: str, port: int, **options: Any) -> None:
         app.serve(opened, EngineThread(Engine(runner)), app.ServerConfig(host=host, port=port), announce)
     finally:
         runner.close()
+
+
+@main.command()
+@click.argument("model", default="mini")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(model: str, as_json: bool) -> None:
+    """Show MODEL's shape, its bytes in each format, and the fastest this machine could run it."""
+    from vivace.info import describe_model
+    from vivace.models.model import open_model
+
+    found = describe_model(open_model(model))
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+        return
+    widths = found.intermediate_sizes
+    inner = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+    tied = ", tied" if found.tied else ""
+    _write_table(
+        {
+            "model": f"{found.name} ({found.family})",
+            "parameters": f"{found.parameters / 1e6:,.1f} million",
+            "shape": f"{found.layers} layers, hidden {found.hidden_size}, MLP {inner}, {found.heads} heads of "
+            f"{found.head_dim} on {found.kv_heads} key-value heads",
+            "vocabulary": f"{found.vocab_size:,}{tied}",
+            "context": f"{found.context_length:,} tokens, {found.kv_bytes_per_token:,} bytes of KV cache each",
+        }
+    )
+    _write("\nformat   MB a step   bf16 / this   read at GB/s   floor, ms a token\n")
+    for kind in found.formats:
+        _write(
+            f"{kind.name:6} {kind.step_bytes / 1e6:11,.1f} {kind.compression_ratio:13.2f} "
+            f"{kind.bandwidth_gb_per_s:14.1f} {kind.floor_ms:19.3f}\n"
+        )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Show what this machine and this installation have, bandwidth measured."""
+    from vivace.doctor import OPTIONAL_PARTS, describe_machine
+
+    found = describe_machine()
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+        return
+    parts = {
+        module: f"{found.optional[module] or 'not installed'} ({purpose})" for module, purpose in OPTIONAL_PARTS.items()
+    }
+    _write_table(
+        {
+            "cpu": found.cpu,
+            "kernels": f"{found.isas[0]} (can run: {', '.join(found.isas)})",
+            "cores": f"{found.cores_allowed} allowed by affinity and cgroup, of {found.cores_present}",
+            "memory": f"{found.memory_bytes / 2**30:.1f} GiB, read at {found.memory_read_gb_per_s:.1f} GB/s "
+            f"({found.cache_read_gb_per_s:.1f} from cache)",
+            "versions": f"vivace {found.vivace}, Python {found.python}",
+        }
+        | parts
+    )
+
+
+def _write_table(rows: dict[str, str]) -> None:
+    for name, value in rows.items():
+        _write(f"{name:19} {value}\n")

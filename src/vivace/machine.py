@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def present_cores() -> int:
+    """Cores the machine has, allowed or not."""
+    return os.cpu_count() or 1
+
+
+def total_memory_bytes() -> int:
+    """Main memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def allowed_cores() -> int:
     """Cores this process may run on: the smaller of its affinity and its cgroup's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else present_cores()
     quota = _cgroup_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
     return max(1, min(affinity, affinity if quota is None else math.ceil(quota)))
 

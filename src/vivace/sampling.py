@@ -46,10 +46,12 @@ class SamplingParams:
     def __post_init__(self) -> None:
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _require(self.temperature is None or 0 <= self.temperature <= 100, "temperature", self.temperature, "0 to 100")
-        _require(self.top_k is None or self.top_k >= 0, "top_k", self.top_k, "0 (all) or more")
+        _require(self.top_k is None or 0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (all) to 2**31 - 1")
         _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.seed is None or 0 <= self.seed < 2**64, "seed", self.seed, "0 to 2**64 - 1")
         _require(all(self.stop), "stop", self.stop, "strings that are not empty")
+        stops_fit = all(0 <= token < 2**31 for token in self.stop_token_ids)
+        _require(stops_fit, "stop_token_ids", self.stop_token_ids, "token ids, 0 to 2**31 - 1")
 
 
 def _require(holds: bool, name: str, value: object, range_text: str) -> None:

@@ -52,8 +52,17 @@ class Tokenizer:
         config = directory / "tokenizer_config.json"
         fields = read_fields(config) if config.exists() else Fields(config, {})
         names = _read_names(fields, directory / "special_tokens_map.json")
-        template = ChatTemplate(_read_templates(fields, directory / "chat_template.jinja"), names)
-        return Tokenizer(vocabulary, read_spelling(vocabulary, path), template, names)
+        return Tokenizer.build(path, vocabulary, _read_templates(fields, directory / "chat_template.jinja"), names)
+
+    @staticmethod
+    def build(
+        path: Path, vocabulary: tokenizers.Tokenizer, templates: Mapping[str, str], names: Mapping[str, str]
+    ) -> Tokenizer:
+        """From parts that were read from `path`: `templates` by name, special tokens by role.
+
+        Raises `UnsupportedModelError` for a decoder that is not known.
+        """
+        return Tokenizer(vocabulary, read_spelling(vocabulary, path), ChatTemplate(templates, names), names)
 
     @property
     def bos_token(self) -> str | None:

@@ -82,3 +82,33 @@ def test_null_counts_as_missing() -> None:
 def test_a_field_of_a_field_is_named_with_its_path() -> None:
     with pytest.raises(CheckpointError, match=r"rope\.factor is 'x'"):
         fields(rope={"factor": "x"}).child("rope").number("factor")
+
+
+def test_lists_are_read_whole() -> None:
+    lists = fields(a=[1, 2], b=[1, 2.5], c=["x", "y"])
+    assert lists.integers("a", 2, 0, 2) == (1, 2)
+    assert lists.numbers("b", 2) == (1.0, 2.5)
+    assert lists.texts("c", 2) == ("x", "y")
+
+
+@pytest.mark.parametrize("value", [[1], [1, 2, 3], "12", {"0": 1, "1": 2}, 12])
+def test_a_list_of_another_length_or_no_list_is_refused(value: object) -> None:
+    with pytest.raises(CheckpointError, match=r"widths is .*a list of 2 items"):
+        fields(widths=value).integers("widths", 2, 1, 10)
+
+
+@pytest.mark.parametrize("item", [0, 11, "3", 2.0, True, None])
+def test_an_item_that_cannot_be_is_named_with_its_place(item: object) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: widths\.1 is"):
+        fields(widths=[3, item]).integers("widths", 2, 1, 10)
+
+
+def test_a_missing_list_is_named() -> None:
+    with pytest.raises(CheckpointError, match="widths is missing"):
+        fields(widths=None).numbers("widths", 2)
+
+
+def test_defaults_fill_what_is_absent_but_not_what_is_null() -> None:
+    filled = fields(window=None, layers=3).with_defaults(window=4096, layers=2, heads=8)
+    assert "window" not in filled
+    assert (filled.values["layers"], filled.values["heads"]) == (3, 8)

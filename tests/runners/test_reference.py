@@ -73,7 +73,9 @@ CHECKPOINTS: dict[str, Any] = {
     "phi3-long-factors": lambda path: write_phi3(path, original=32),
     "phi3-new-long-factors-partial": lambda path: write_phi3(path, dialect="new", original=32, partial=0.75),
     "gpt2-published": write_gpt2,
-    "gpt2-new-untied": lambda path: write_gpt2(path, dialect="new", tied=False, inner=112),
+    "gpt2-new-untied-exact-gelu": lambda path: set_fields(
+        write_gpt2(path, dialect="new", tied=False, inner=112), activation_function="gelu"
+    ),
     "gpt2-no-prefix-bf16": lambda path: write_gpt2(path, prefix="", dtype="bfloat16"),
 }
 

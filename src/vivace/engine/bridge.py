@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from vivace.engine.engine import Engine, EngineStats
@@ -293,7 +293,10 @@ class _Stream:
         if held is not None:
             held.tokens.extend(update.tokens)
             scores = held.prompt_scores if held.prompt_scores is not None else update.prompt_scores
-            update = replace(update, tokens=held.tokens, prompt_scores=scores)
+            logprobs = held.logprobs if held.logprobs is not None else update.logprobs
+            if held.logprobs is not None and update.logprobs is not None:
+                held.logprobs.extend(update.logprobs)
+            update = update._replace(tokens=held.tokens, prompt_scores=scores, logprobs=logprobs)
         self._update = update
         self._news.set()
 

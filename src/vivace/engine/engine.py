@@ -7,10 +7,11 @@ others talk to that thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import abc
 from dataclasses import dataclass
 
-from vivace.batch import BLOCK_SIZE, Row, Runner, RunnerLimits, StepResult, Want
+from vivace.batch import BLOCK_SIZE, Logprobs, Row, Runner, RunnerLimits, StepResult, Want
+from vivace.engine.constraint import ask_mask
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
 from vivace.engine.sequence import Phase, Sequence
@@ -54,7 +55,7 @@ class Engine:
         self,
         runner: Runner,
         config: SchedulerConfig | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: abc.Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._limits = _check_limits(runner.limits)
@@ -87,6 +88,8 @@ class Engine:
         self._requests += 1
         self._sequences[request.id] = sequence
         self._scheduler.add(sequence)
+        if request.constraint is not None:
+            self._consult_constraint(sequence, None)
 
     def abort(self, id: str) -> bool:
         """Give up a request, at any moment. Its last update comes with the next step; False if it is not under way."""
@@ -159,12 +162,13 @@ class Engine:
         self._steps += 1
         self._passes += result.steps
         self._failures_in_a_row = 0
+        sample = Want.SAMPLE  # an enumeration looks its members up slowly, and this is every token's path
         rows = zip(plan.sequences, plan.batch.rows, result.tokens, strict=True)
         for index, (sequence, row, tokens) in enumerate(rows):
             if sequence.finished:
                 continue  # aborted while it was computed
-            if row.want is Want.SAMPLE:
-                self._extend(sequence, row, list(tokens), now)
+            if row.want is sample:
+                self._extend(sequence, row, list(tokens), result.logprobs.get(index), now)
                 continue
             if row.want is Want.SCORE and not _add_scores(sequence, result, index):
                 self._finish_failed(sequence, "The runner gave no scores for a row that asked for them.", now)
@@ -173,10 +177,15 @@ class Engine:
             if sequence.computed >= sequence.publish_at:
                 self._scheduler.publish(sequence)
 
-    def _extend(self, sequence: Sequence, row: Row, new: list[int], now: float) -> None:
+    def _extend(
+        self, sequence: Sequence, row: Row, new: list[int], logprobs: abc.Sequence[Logprobs] | None, now: float
+    ) -> None:
         """Add what was sampled, up to the first stop token or the sequence's end, and report it."""
         if not 1 <= len(new) <= row.limit:
             self._finish_failed(sequence, f"The runner gave {len(new)} tokens where 1 to {row.limit} were due.", now)
+            return
+        if sequence.wants_logprobs and (logprobs is None or len(logprobs) != len(new)):
+            self._finish_failed(sequence, "The runner gave no log-probability for each token it chose.", now)
             return
         reason = None
         tokens = sequence.tokens
@@ -185,6 +194,8 @@ class Engine:
         if not sequence.stops.isdisjoint(new):
             del new[next(i for i, token in enumerate(new, 1) if token in sequence.stops) :]
             reason = FinishReason.STOP
+        if sequence.mask is not None and reason is None and not self._consult_constraint(sequence, new[-1]):
+            return
         tokens += new
         self._tokens += len(new)
         sequence.computed = len(tokens) - 1
@@ -193,25 +204,52 @@ class Engine:
             sequence.enter(Phase.DECODE, now)
         if sequence.computed >= sequence.publish_at:
             self._scheduler.publish(sequence)
+        told = list(logprobs[: len(new)]) if logprobs is not None and sequence.wants_logprobs else None
         if reason is not None:
-            self._finish(sequence, reason, now, new)
+            self._finish(sequence, reason, now, new, told)
         elif sequence.scores is not None:
-            self._event.append(Update(sequence.id, new, prompt_scores=sequence.scores))
+            self._event.append(Update(sequence.id, new, prompt_scores=sequence.scores, logprobs=told))
             sequence.scores = None
         else:
-            self._event.append(Update(sequence.id, new))
+            self._event.append(Update(sequence.id, new, None, None, 0, "", None, told))
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, now: float, new: list[int], error: str = "") -> None:
+    def _consult_constraint(self, sequence: Sequence, token: int | None) -> bool:
+        """Tell a sequence's constraint of its new token, if there is one, and ask what may follow.
+
+        False, and the end of the sequence, if that fails.
+        """
+        constraint = sequence.request.constraint
+        assert constraint is not None
+        try:
+            if token is not None:
+                constraint.accept(token)
+            sequence.mask = ask_mask(constraint, self._limits.vocab_size)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            self._finish_failed(sequence, f"The constraint of this request failed ({cause}).", self._clock())
+            return False
+        return True
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        new: list[int],
+        logprobs: list[Logprobs] | None = None,
+        error: str = "",
+    ) -> None:
         """Report a sequence's last tokens, `new`, and free what it holds."""
         sequence.finished = True
         sequence.enter(sequence.phase, now)
         scores = sequence.scores if new else None
-        self._event.append(Update(sequence.id, new, reason, sequence.timeline(), sequence.cached_tokens, error, scores))
+        timeline, cached = sequence.timeline(), sequence.cached_tokens
+        self._event.append(Update(sequence.id, new, reason, timeline, cached, error, scores, logprobs))
         del self._sequences[sequence.id]
         self._scheduler.remove(sequence)
 
     def _finish_failed(self, sequence: Sequence, error: str, now: float) -> None:
-        self._finish(sequence, FinishReason.ERROR, now, [], error)
+        self._finish(sequence, FinishReason.ERROR, now, [], error=error)
 
     def _fail(self, plan: Plan, error: Exception) -> None:
         """End the requests that were in a failed step; raise `EngineError` if the runner looks broken."""
@@ -251,6 +289,7 @@ def _check_request(request: Request, limits: RunnerLimits) -> None:
         raise RequestError(f"max_tokens is {request.max_tokens}; it must be at least 1.")
     if min(request.prompt) < 0 or max(request.prompt) >= limits.vocab_size:
         raise RequestError(f"The prompt holds a token id outside 0 to {limits.vocab_size - 1}.")
+    _check_sampling(request, limits.vocab_size)
     if length >= limits.context_length:
         raise ContextLengthError(
             f"The prompt has {length} tokens; this model's context holds {limits.context_length}, the answer "
@@ -263,3 +302,14 @@ def _check_request(request: Request, limits: RunnerLimits) -> None:
             f"A prompt of {length} tokens with max_tokens {request.max_tokens} needs {computed} tokens of KV cache; "
             f"there is room for {room}. Shorten the prompt, lower max_tokens, or give the KV cache more memory."
         )
+
+
+def _check_sampling(request: Request, vocab_size: int) -> None:
+    """A runner takes these numbers for places in its memory, so none may be outside."""
+    sampling = request.sampling
+    biased = [token for token, _ in sampling.logit_bias]
+    for name, tokens in (("stop_token_ids", sampling.stop_token_ids), ("logit_bias", biased)):
+        if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
+            raise RequestError(f"{name} holds a token id outside 0 to {vocab_size - 1}.")
+    if request.constraint is not None and sampling.min_tokens > 0:
+        raise RequestError("min_tokens and a constraint exclude each other: a constraint says when an answer may end.")

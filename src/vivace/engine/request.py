@@ -1,4 +1,5 @@
-"""The messages that pass between the engine and everything above it: plain values, ready to be serialised.
+"""The messages that pass between the engine and everything above it: plain values, ready to be serialised (but for a
+constraint, which is made on the engine's side).
 
 Requests go down, one `StepEvent` a step comes up for all sequences. Tokens only: the engine knows nothing of text.
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from vivace.batch import Sampling
+from vivace.batch import Logprobs, Sampling
 from vivace.budget import Timeline
+from vivace.engine.constraint import Constraint
 
 
 class FinishReason(StrEnum):
@@ -22,7 +25,7 @@ class FinishReason(StrEnum):
     ABORT = "abort"
     """The caller gave up."""
     ERROR = "error"
-    """The step that computed it failed."""
+    """The step that computed it failed, or its constraint did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,12 @@ class Request:
     """Prefixes are shared only between requests of equal salt."""
     score_prompt: bool = False
     """Also return the log-probability of every prompt token but the first."""
+    constraint: Constraint | None = None
+    """Consulted before every token; the request is its only user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one step did for one request."""
+class Update(NamedTuple):
+    """What one step did for one request. A tuple: every step makes one for every sequence."""
 
     id: str
     tokens: list[int]
@@ -62,6 +66,8 @@ class Update:
     """With FinishReason.ERROR: what happened, for the one who asked."""
     prompt_scores: list[float] | None = None
     """With the first update, when asked for: one log-probability for each prompt token but the first."""
+    logprobs: list[Logprobs] | None = None
+    """When asked for: one for each of `tokens`."""
 
 
 StepEvent = list[Update]

@@ -18,6 +18,9 @@ from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
 from vivace.errors import ConfigError
 
+_SAMPLE = Want.SAMPLE
+"""Looking a member up in its enumeration takes as long as half a row."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
@@ -136,7 +139,12 @@ class Scheduler:
         return True
 
     def _plan_burst(self, sequences: list[Sequence]) -> list[int]:
-        """How many tokens each may add in one step. Room is taken only while everyone's next block stays available."""
+        """How many tokens each may add in one step. Room is taken only while everyone's next block stays available.
+
+        A token whose choice is constrained needs the one before it, so nobody bursts beside it.
+        """
+        if any(sequence.mask is not None for sequence in sequences):
+            return [1] * len(sequences)
         spare = self.pool.available - len(sequences)
         limits = []
         for sequence in sequences:
@@ -215,7 +223,9 @@ def blocks_for(tokens: int) -> int:
 
 def _decode_row(sequence: Sequence, limit: int) -> Row:
     blocks = () if sequence.sent == len(sequence.blocks) else _unsent_blocks(sequence)
-    return Row(sequence.slot, sequence.computed, (), blocks, Want.SAMPLE, limit)
+    if sequence.mask is None:
+        return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit)
+    return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit, mask=sequence.mask)
 
 
 def _chunk_row(sequence: Sequence, budget: int) -> Row:
@@ -227,14 +237,17 @@ def _chunk_row(sequence: Sequence, budget: int) -> Row:
     if first + budget < end:
         end = first + budget
         want = want if want is Want.SCORE else Want.NOTHING
+    opens = None if sequence.sent else sequence.sampling
     return Row(
         sequence.slot,
         first,
         sequence.tokens[first:end],
-        opens=None if sequence.sent else sequence.request.sampling,
+        opens=opens,
         blocks=_unsent_blocks(sequence),
         want=want,
         targets=sequence.tokens[first + 1 : end + 1] if want is Want.SCORE else (),
+        history=sequence.tokens[:first] if opens is not None and opens.reads_history else (),
+        mask=sequence.mask if want is Want.SAMPLE else None,
     )
 
 

@@ -8,6 +8,7 @@ Knows nothing of other sequences, of the batch, or of how blocks are shared.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 
 from vivace.batch import BLOCK_SIZE
@@ -42,6 +43,7 @@ class Sequence:
         "end",
         "finished",
         "id",
+        "mask",
         "parent",
         "pending",
         "phase",
@@ -50,6 +52,7 @@ class Sequence:
         "publish_at",
         "refused_at",
         "request",
+        "sampling",
         "scores",
         "sent",
         "since",
@@ -57,6 +60,7 @@ class Sequence:
         "spent",
         "stops",
         "tokens",
+        "wants_logprobs",
     )
 
     def __init__(self, request: Request, arrival: int, context_length: int) -> None:
@@ -68,7 +72,11 @@ class Sequence:
         self.prompt_length = len(request.prompt)
         self.end = min(len(request.prompt) + request.max_tokens, context_length)
         """The length at which it finishes."""
+        self.sampling = replace(request.sampling, prompt_length=len(request.prompt))
+        self.wants_logprobs = request.sampling.logprobs >= 0
         self.stops = frozenset(request.sampling.stop_token_ids)
+        self.mask: bytes | None = None
+        """The tokens that its constraint allows next; None without a constraint."""
         self.finished = False
         self.preemptions = 0
         self.cached_tokens = 0

@@ -16,8 +16,6 @@ import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Vocabulary
 
-from vivace.chat_template import ChatTemplate
-from vivace.detokenizer import read_spelling
 from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.config import MAX_VOCAB
 from vivace.models.fields import Fields
@@ -86,8 +84,7 @@ def read_gguf_tokenizer(file: GgufFile, architecture: str) -> Tokenizer:
             f"{file.path}: the tokens make no tokenizer ({error}). Download the file again."
         ) from error
     names = {role: tokens.texts[id] for word, role in _ROLES.items() if (id := tokens.named(word)) is not None}
-    template = ChatTemplate(_read_templates(fields), names)
-    return Tokenizer(vocabulary, read_spelling(vocabulary, file.path), template, names)
+    return Tokenizer.build(file.path, vocabulary, _read_templates(fields), names)
 
 
 def _read_tokens(fields: Fields) -> _Tokens:

@@ -90,8 +90,8 @@ def read_rope_pair(config: Fields, head_dim: int, context_length: int) -> tuple[
     newer ones have `rope_parameters` with an object for each. Raises as `read_rope` does.
     """
     parameters = config.child("rope_parameters")
-    if any(name not in ("full_attention", "sliding_attention") for name in parameters):
-        raise config.error("rope_parameters", "an object with full_attention and sliding_attention, and no more")
+    if parameters.text("rope_type", "default") != "default":
+        raise config.error("rope_parameters", "an object with one each for full_attention and sliding_attention")
     full, sliding = parameters.child("full_attention"), parameters.child("sliding_attention")
     if config.values.get("rope_scaling"):
         full = config.child("rope_scaling").with_defaults(**full.values)

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdint>
-#include <cstring>
 
+#include "cpu.h"
 #include "memory.h"
 #include "threads.h"
 
@@ -13,35 +12,28 @@ namespace vivace {
 namespace {
 
 constexpr std::size_t tile_bytes = std::size_t{256} << 10;
-
-std::uint64_t sum_words(const std::uint64_t* words, std::size_t count) {
-  std::uint64_t sums[8] = {};  // independent, so that additions do not wait for each other
-  for (std::size_t i = 0; i + 8 <= count; i += 8)
-    for (int j = 0; j < 8; j++) sums[j] += words[i + j];
-  std::uint64_t total = 0;
-  for (const std::uint64_t sum : sums) total += sum;
-  return total;
-}
+constexpr std::size_t tile_floats = tile_bytes / sizeof(float);
 
 }  // namespace
 
 double measure_read_bandwidth(std::size_t bytes, int threads, int passes) {
   const int tiles = static_cast<int>((bytes + tile_bytes - 1) / tile_bytes);
-  const std::size_t words_per_tile = tile_bytes / sizeof(std::uint64_t);
-  Array<std::uint64_t> words(tiles * words_per_tile);
+  Array<float> values(tiles * tile_floats);
   ThreadTeam team(threads);
-  team.for_each(tiles, [&](int tile, int) { std::memset(&words[tile * words_per_tile], tile + 1, tile_bytes); });
-  std::atomic<std::uint64_t> sink{0};
+  const Kernels& kernels = select_kernels("");
+  team.for_each(tiles, [&](int tile, int) { std::fill_n(&values[tile * tile_floats], tile_floats, 1.0f); });
+  std::atomic<int> full_tiles{0};  // read at the end, so that no sum can be left out
   double best = 0;
   for (int pass = 0; pass < passes; pass++) {
     const auto start = std::chrono::steady_clock::now();
     team.for_each(tiles, [&](int tile, int) {
-      sink.fetch_add(sum_words(&words[tile * words_per_tile], words_per_tile), std::memory_order_relaxed);
+      const float sum = kernels.sum_floats(&values[tile * tile_floats], tile_floats);
+      full_tiles.fetch_add(sum == static_cast<float>(tile_floats), std::memory_order_relaxed);
     });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     best = std::max(best, static_cast<double>(tiles) * tile_bytes / elapsed.count() / 1e9);
   }
-  return best;
+  return full_tiles == tiles * passes ? best : 0;
 }
 
 }  // namespace vivace

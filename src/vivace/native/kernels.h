@@ -62,6 +62,8 @@ struct Kernels {
   int (*argmax)(const float* values, int size);  // of equals, the first
   // out[i] = exp((values[i] - shift) * scale); returns the sum, added in an order that depends on size alone.
   double (*exponentials)(const float* values, int size, float shift, float scale, float* out);
+  // The sum of `size` floats (a multiple of 128), as fast as they can be read: what bandwidth is measured with.
+  float (*sum_floats)(const float* values, std::size_t size);
 };
 
 extern const Kernels kernels_portable;

@@ -480,6 +480,15 @@ double exponentials(const float* values, int size, float shift, float scale, flo
   return total;
 }
 
+float sum_floats(const float* values, std::size_t size) {
+  Floats totals[8];  // independent, so that additions do not wait for each other
+  for (Floats& total : totals) total = zero();
+  for (std::size_t i = 0; i < size; i += 8 * lanes)
+    for (int j = 0; j < 8; j++) totals[j] = totals[j] + load(values + i + j * lanes);
+  for (int j = 1; j < 8; j++) totals[0] = totals[0] + totals[j];
+  return sum(totals[0]);
+}
+
 constexpr Kernels make_kernels(const char* name) {
   return {.name = name,
           .multiply_f32 = cover<FloatBlock<float>>,
@@ -494,5 +503,6 @@ constexpr Kernels make_kernels(const char* name) {
           .layer_norm = layer_norm,
           .activate = activate,
           .argmax = argmax,
-          .exponentials = exponentials};
+          .exponentials = exponentials,
+          .sum_floats = sum_floats};
 }

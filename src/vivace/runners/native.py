@@ -226,7 +226,7 @@ def _set_norms(decoder: Decoder, index: int, layer: LayerWeights) -> None:
 
 def _part(linear: Linear) -> tuple[Any, Any, Any]:
     bias = None if linear.bias is None else linear.bias.to_f32()
-    return _matrix(linear.weight), bias, None
+    return _matrix(linear.weight), bias, None if linear.factor is None else _matrix(linear.factor)
 
 
 def _matrix(tensor: Tensor) -> np.ndarray[Any, Any]:

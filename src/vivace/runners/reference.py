@@ -381,17 +381,18 @@ def adjust(logits: Array, sampling: Sampling, position: int, history: Sequence[i
 
 
 def keep_likeliest(weights: NDArray[np.float64], sampling: Sampling) -> NDArray[np.intp]:
-    """The tokens that top-k, top-p and min-p leave, likeliest first; all of them, by id, where none applies."""
+    """The tokens that top-k, top-p and min-p leave, likeliest first; where none applies, all by their ids."""
     limited = 0 < sampling.top_k < len(weights)
     if not limited and sampling.top_p >= 1 and sampling.min_p <= 0:
-        return np.arange(len(weights))
+        return np.flatnonzero(weights)
     order = np.argsort(-weights, kind="stable")
     if limited:
         order = order[: sampling.top_k]
     if sampling.top_p < 1:
         cumulative = np.cumsum(weights[order])
         order = order[: int(np.searchsorted(cumulative, sampling.top_p * cumulative[-1])) + 1]
-    return order[weights[order] >= sampling.min_p * weights[order[0]]]
+    kept: NDArray[np.intp] = order[(weights[order] > 0) & (weights[order] >= sampling.min_p * weights[order[0]])]
+    return kept
 
 
 def random_number(seed: int, position: int) -> float:
