@@ -96,7 +96,7 @@ def _write_tokenizer(directory: Path) -> None:
 
 
 def _write_weights(shape: Shape, path: Path) -> None:
-    sizes: dict[str, tuple[int, ...]] = {**shape.matrices(), **{name: (shape.hidden,) for name in shape.norms()}}
+    sizes: dict[str, tuple[int, ...]] = {**shape.matrices(), **dict.fromkeys(shape.norms(), (shape.hidden,))}
     header: dict[str, object] = {}
     offset = 0
     for name, size in sizes.items():

@@ -2,8 +2,8 @@
 
 `FakeRunner` keeps tokens where a real runner keeps keys and values. The next token is a function of the history that
 it reads back from the blocks, so a wrong block table, a block shared by mistake, or a position left out gives wrong
-text, and `reference_tokens` says what is right. It holds the engine to the contract: whatever breaks it raises
-AssertionError.
+text, and `reference_tokens` says what is right. With penalties it is also a function of the history that the runner
+was told, which has to be the same. It holds the engine to the contract: whatever breaks it raises AssertionError.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
-from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Sampling, StepResult, Want
+from vivace.batch import BLOCK_SIZE, Batch, Logprobs, Row, RunnerLimits, Sampling, StepResult, Want
+from vivace.engine.constraint import Constraint
 from vivace.engine.request import Request
 
 LIMITS = RunnerLimits(slots=8, blocks=64, max_batch_tokens=64, context_length=512, vocab_size=101)
@@ -35,10 +36,59 @@ class FakeClock:
         self.now += seconds
 
 
-def next_token(history: Sequence[int], sampling: Sampling, vocab_size: int) -> int:
-    """What the fake model says after `history`: of its tokens alone when greedy, else of the seed as well."""
+def next_token(history: Sequence[int], sampling: Sampling, vocab_size: int, mask: bytes | None = None) -> int:
+    """What the fake model says after `history`: of its tokens alone when greedy, else of the seed as well.
+
+    A bias makes it say something else. Penalties, bans and masks make it take the next higher id that is neither
+    banned nor masked; penalised tokens come last.
+    """
     key = (sampling.seed * 1_000_003 + len(history)) % 2**32 if sampling.temperature > 0 else 0
-    return crc32(array("q", history).tobytes(), key) % vocab_size
+    token = crc32(array("q", history).tobytes(), key + len(sampling.logit_bias)) % vocab_size
+    generated = history[sampling.prompt_length :]
+    banned = sampling.stop_token_ids if len(generated) < sampling.min_tokens else ()
+    if not (mask or banned or sampling.reads_history):
+        return token
+    penalised = set(history if sampling.repetition_penalty != 1 else generated) if sampling.reads_history else set()
+    circle = [*range(token, vocab_size), *range(token)]
+    allowed = [t for t in circle if t not in banned and (mask is None or mask[t // 8] >> t % 8 & 1)]
+    return next((t for t in allowed if t not in penalised), allowed[0])
+
+
+def report_logprobs(history: Sequence[int], token: int, sampling: Sampling, vocab_size: int) -> Logprobs:
+    """Of `token` and of the first ids, which are this model's likeliest."""
+    likeliest = [(t, score(history, t)) for t in range(min(sampling.logprobs, vocab_size))]
+    return Logprobs(score(history, token), likeliest)
+
+
+class EveryOther:
+    """A constraint that takes turns: even tokens, then odd ones, then any, and so on.
+
+    It fails when it is told of the token numbered `fail_at`, from 0, or asked for a mask after that many if `in_mask`.
+    """
+
+    def __init__(self, vocab_size: int, fail_at: int | None = None, *, in_mask: bool = False) -> None:
+        self.arguments = (vocab_size, fail_at, in_mask)
+        self.accepted: list[int] = []
+
+    def again(self) -> EveryOther:
+        """One like it, that was told nothing yet."""
+        vocab_size, fail_at, in_mask = self.arguments
+        return EveryOther(vocab_size, fail_at, in_mask=in_mask)
+
+    def mask(self) -> bytes:
+        vocab_size, fail_at, in_mask = self.arguments
+        if in_mask and len(self.accepted) == fail_at:
+            raise PlantedError(f"planted in mask {fail_at}")
+        turn = len(self.accepted) % 3
+        bits = sum(1 << token for token in range(vocab_size) if turn == 2 or token % 2 == turn)
+        return bits.to_bytes(-(-vocab_size // 8), "little")
+
+    def accept(self, token: int) -> None:
+        vocab_size, fail_at, in_mask = self.arguments
+        if not in_mask and len(self.accepted) == fail_at:
+            raise PlantedError(f"planted in token {fail_at}")
+        assert self.mask()[token // 8] >> token % 8 & 1, "a token that was not allowed"
+        self.accepted.append(token)
 
 
 def score(history: Sequence[int], target: int) -> float:
@@ -47,15 +97,31 @@ def score(history: Sequence[int], target: int) -> float:
 
 
 def reference_tokens(
-    prompt: Sequence[int], sampling: Sampling, n: int, vocab_size: int = LIMITS.vocab_size
+    prompt: Sequence[int],
+    sampling: Sampling,
+    n: int,
+    vocab_size: int = LIMITS.vocab_size,
+    constraint: Constraint | None = None,
 ) -> list[int]:
     """What a request answers: `n` tokens, or fewer with a stop token as the last."""
+    sampling = replace(sampling, prompt_length=len(prompt))
     history = list(prompt)
     while len(history) < len(prompt) + n:
-        history.append(next_token(history, sampling, vocab_size))
+        history.append(next_token(history, sampling, vocab_size, constraint.mask() if constraint else None))
         if history[-1] in sampling.stop_token_ids:
             break
+        if constraint is not None:
+            constraint.accept(history[-1])
     return history[len(prompt) :]
+
+
+def reference_logprobs(
+    prompt: Sequence[int], tokens: Sequence[int], sampling: Sampling, vocab_size: int = LIMITS.vocab_size
+) -> list[Logprobs]:
+    """Of an answer's tokens."""
+    return [
+        report_logprobs([*prompt, *tokens[:index]], token, sampling, vocab_size) for index, token in enumerate(tokens)
+    ]
 
 
 def reference_scores(prompt: Sequence[int]) -> list[float]:
@@ -73,15 +139,24 @@ def make_request(
     preprocess_ms: float = 0.0,
     cache_salt: str = "",
     score_prompt: bool = False,
+    constraint: Constraint | None = None,
 ) -> Request:
     """A greedy request, where nothing else is said."""
     return Request(
-        id, tuple(prompt), max_tokens, sampling or Sampling(), arrived, preprocess_ms, cache_salt, score_prompt
+        id,
+        tuple(prompt),
+        max_tokens,
+        sampling or Sampling(),
+        arrived,
+        preprocess_ms,
+        cache_salt,
+        score_prompt,
+        constraint,
     )
 
 
 class PlantedError(Exception):
-    """What a `FakeRunner` raises where it was told to fail."""
+    """What a `FakeRunner` or an `EveryOther` raises where it was told to fail."""
 
 
 @dataclass
@@ -90,7 +165,14 @@ class _Slot:
     table: list[int] = field(default_factory=list)
     history: list[int] = field(default_factory=list)
     """The tokens whose keys and values it may count on."""
+    told: list[int] = field(default_factory=list)
+    """The tokens that it knows by name: of a prefix it found, only if its sampling reads them."""
     sampled: int | None = None
+
+    @property
+    def samples(self) -> Sequence[int]:
+        """The tokens that a token is chosen by."""
+        return self.told if self.sampling.reads_history else self.history
 
 
 class FakeRunner:

@@ -228,7 +228,13 @@ def test_an_instruction_set_that_is_not_there_is_refused_with_those_that_are(
 
 @pytest.mark.parametrize(
     "options",
-    [{"quantize": "int3"}, {"group_size": 48}, {"threads": -1}, {"kv_memory_bytes": 0}, {"max_sequences": 9, "max_batch_tokens": 8}],
+    [
+        {"quantize": "int3"},
+        {"group_size": 48},
+        {"threads": -1},
+        {"kv_memory_bytes": 0},
+        {"max_sequences": 9, "max_batch_tokens": 8},
+    ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options)) if len(options) == 1 else "max_batch_tokens"):

@@ -17,6 +17,8 @@ from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
 from vivace.engine.sequence import Phase, Sequence
 from vivace.errors import ConfigError, ContextLengthError, EngineError, QueueFullError, RequestError
 
+_SAMPLE = Want.SAMPLE  # an enumeration is slow to look its members up, and this is every token's path
+
 FAILURES_IN_A_ROW = 3
 """After this many failed steps with none between that succeeded, the runner is taken for broken."""
 
@@ -162,12 +164,11 @@ class Engine:
         self._steps += 1
         self._passes += result.steps
         self._failures_in_a_row = 0
-        sample = Want.SAMPLE  # an enumeration looks its members up slowly, and this is every token's path
         rows = zip(plan.sequences, plan.batch.rows, result.tokens, strict=True)
         for index, (sequence, row, tokens) in enumerate(rows):
             if sequence.finished:
                 continue  # aborted while it was computed
-            if row.want is sample:
+            if row.want is _SAMPLE:
                 self._extend(sequence, row, list(tokens), result.logprobs.get(index), now)
                 continue
             if row.want is Want.SCORE and not _add_scores(sequence, result, index):

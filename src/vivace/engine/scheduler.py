@@ -18,8 +18,7 @@ from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
 from vivace.errors import ConfigError
 
-_SAMPLE = Want.SAMPLE
-"""Looking a member up in its enumeration takes as long as half a row."""
+_SAMPLE = Want.SAMPLE  # an enumeration is slow to look its members up, and this is every token's path
 
 
 @dataclass(frozen=True, slots=True)
