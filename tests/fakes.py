@@ -2,8 +2,8 @@
 
 `FakeRunner` keeps tokens where a real runner keeps keys and values. The next token is a function of the history that
 it reads back from the blocks, so a wrong block table, a block shared by mistake, or a position left out gives wrong
-text, and `reference_tokens` says what is right. With penalties it is also a function of the history that the runner
-was told, which has to be the same. It holds the engine to the contract: whatever breaks it raises AssertionError.
+text, and `reference_tokens` says what is right. It holds the engine to the contract: whatever breaks it, such as a
+history other than what is in the blocks, raises AssertionError.
 """
 
 from __future__ import annotations
@@ -165,14 +165,9 @@ class _Slot:
     table: list[int] = field(default_factory=list)
     history: list[int] = field(default_factory=list)
     """The tokens whose keys and values it may count on."""
-    told: list[int] = field(default_factory=list)
-    """The tokens that it knows by name: of a prefix it found, only if its sampling reads them."""
     sampled: int | None = None
-
-    @property
-    def samples(self) -> Sequence[int]:
-        """The tokens that a token is chosen by."""
-        return self.told if self.sampling.reads_history else self.history
+    logprobs: list[Logprobs] = field(default_factory=list)
+    """Of the tokens sampled in the pass under way."""
 
 
 class FakeRunner:
@@ -242,6 +237,10 @@ class FakeRunner:
         assert batch.max_steps >= 1
         if batch.max_steps > 1:
             assert all(row.want is Want.SAMPLE for row in batch.rows), "a burst row that does not sample"
+            assert all(row.mask is None for row in batch.rows), "a row with a mask in a burst"
+        masked = [row for row in batch.rows if row.mask is not None]
+        assert all(row.want is Want.SAMPLE for row in masked), "a mask where nothing is sampled"
+        assert all(len(row.mask or b"") == -(-self.limits.vocab_size // 8) for row in masked), "a mask of another size"
         assert all(1 <= row.limit <= batch.max_steps for row in batch.rows), "a limit that no burst can reach"
 
     def _tick(self) -> None:
@@ -253,12 +252,13 @@ class FakeRunner:
         written: dict[int, int] = {}
         tokens: list[list[int]] = []
         scores: dict[int, Sequence[float]] = {}
+        logprobs: dict[int, Sequence[Logprobs]] = {}
         hidden: dict[int, memoryview[float]] = {}
         for index, row in enumerate(batch.rows):
             slot = self._compute(row, written)
             new: list[int] = []
             if row.want is Want.SAMPLE:
-                new = [self._sample(slot)]
+                new = [self._sample(slot, row.mask)]
             elif row.want is Want.VERIFY:
                 new = self._verify(slot, row)
             elif row.want is Want.SCORE:
@@ -267,27 +267,31 @@ class FakeRunner:
             elif row.want is Want.HIDDEN:
                 hidden[index] = _hidden_states(row)
             tokens.append(new)
+            if slot.logprobs:
+                logprobs[index] = slot.logprobs
         self._tick()
-        return StepResult(tokens, 1, scores, hidden=hidden)
+        return StepResult(tokens, 1, scores, logprobs, hidden)
 
     def _burst(self, batch: Batch) -> StepResult:
         began = self.clock()
         tokens: list[list[int]] = [[] for _ in batch.rows]
+        logprobs: dict[int, list[Logprobs]] = {}
         steps = 0
         going = list(range(len(batch.rows)))
         while going and steps < batch.max_steps and not (steps and self._gives_up(began, batch.burst_ms)):
             written: dict[int, int] = {}
             for index in going:
                 row = batch.rows[index]
-                slot = self._slots.get(row.slot)
                 if steps:
-                    assert slot is not None
-                    row = Row(row.slot, len(slot.history), want=Want.SAMPLE, limit=row.limit - steps)
-                tokens[index].append(self._sample(self._compute(row, written)))
+                    position = len(self._slots[row.slot].history)
+                    row = Row(row.slot, position, want=Want.SAMPLE, limit=row.limit - steps)
+                slot = self._compute(row, written)
+                tokens[index].append(self._sample(slot))
+                logprobs.setdefault(index, []).extend(slot.logprobs)
             steps += 1
             self._tick()
             going = [index for index in going if not self._is_done(batch.rows[index], tokens[index])]
-        return StepResult(tokens, steps)
+        return StepResult(tokens, steps, logprobs={index: some for index, some in logprobs.items() if some})
 
     def _gives_up(self, began: float, burst_ms: float) -> bool:
         return self._interrupted or (self.clock() - began) * 1000 >= burst_ms
@@ -315,6 +319,7 @@ class FakeRunner:
             self._cells[block * BLOCK_SIZE + position % BLOCK_SIZE] = token
         slot.history += tokens
         slot.sampled = None
+        slot.logprobs = []
         self.computed_tokens += len(tokens)
         return slot
 
@@ -323,7 +328,10 @@ class FakeRunner:
             self._slots[row.slot] = slot = _Slot(row.opens)
             slot.history = self._read(list(row.blocks), row.position)
             assert _EMPTY not in slot.history, "a prefix that nobody computed"
+            told = slot.history if row.opens.reads_history else []
+            assert list(row.history) == told, "a history other than what is in the blocks, or one that nobody reads"
             return slot
+        assert not row.history, "a history for a slot that has one"
         slot_or_none = self._slots.get(row.slot)
         assert slot_or_none is not None, "a slot used before it was opened"
         return slot_or_none
@@ -347,20 +355,22 @@ class FakeRunner:
             history += cells[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
         return history[:length]
 
-    def _sample(self, slot: _Slot) -> int:
-        history = self._read(slot.table, len(slot.history))
-        slot.sampled = next_token(history, slot.sampling, self.limits.vocab_size)
-        return slot.sampled
+    def _sample(self, slot: _Slot, mask: bytes | None = None) -> int:
+        return self._choose(slot, self._read(slot.table, len(slot.history)), mask)
+
+    def _choose(self, slot: _Slot, history: list[int], mask: bytes | None = None) -> int:
+        slot.sampled = token = next_token(history, slot.sampling, self.limits.vocab_size, mask)
+        if slot.sampling.logprobs >= 0:
+            slot.logprobs.append(report_logprobs(history, token, slot.sampling, self.limits.vocab_size))
+        return token
 
     def _verify(self, slot: _Slot, row: Row) -> list[int]:
         kept: list[int] = []
         for count in range(1, len(row.tokens) + 1):
-            history = slot.history[: row.position + count]
-            kept.append(next_token(history, slot.sampling, self.limits.vocab_size))
+            kept.append(self._choose(slot, slot.history[: row.position + count]))
             if count < len(row.tokens) and row.tokens[count] != kept[-1]:
                 break
         del slot.history[row.position + len(kept) :]
-        slot.sampled = kept[-1]
         return kept
 
 

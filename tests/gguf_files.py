@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.checkpoints import CHATML, SPECIAL_TOKENS, read_tensors, to_bfloat16
+from tests.checkpoints import CHATML, SPECIAL_TOKENS, byte_level_tokenizer, read_tensors, to_bfloat16
 
 NUMBERS = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q4_K": 12, "Q5_K": 13,
@@ -128,8 +128,6 @@ def convert(directory: Path, path: Path, kind: Store | str = "F32", **more: Any)
 
 def byte_level_metadata() -> dict[str, Any]:
     """The tokenizer of the tiny checkpoints: a token for each byte, and their special tokens."""
-    from tests.checkpoints import byte_level_tokenizer
-
     vocabulary = byte_level_tokenizer().get_vocab()
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
     return {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -8,14 +9,16 @@ import pytest
 
 from tests.fakes import (
     LIMITS,
+    EveryOther,
     FakeClock,
     FakeRunner,
     PlantedError,
     make_request,
+    reference_logprobs,
     reference_scores,
     reference_tokens,
 )
-from vivace.batch import Batch, RunnerLimits, Sampling, StepResult
+from vivace.batch import Batch, Logprobs, RunnerLimits, Sampling, StepResult
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import SchedulerConfig
@@ -29,6 +32,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     updates: int = 0
     scores: list[float] | None = None
+    logprobs: list[Logprobs] | None = None
     last: Update | None = None
 
     @property
@@ -47,6 +51,9 @@ def gather(answers: dict[str, Answer], event: StepEvent) -> None:
         assert update.prompt_scores is None or answer.updates == 0, "scores come with the first update"
         answer.tokens += update.tokens
         answer.updates += 1
+        if update.logprobs is not None:
+            assert len(update.logprobs) == len(update.tokens), "a token without its log-probability"
+            answer.logprobs = (answer.logprobs or []) + update.logprobs
         answer.scores = update.prompt_scores if update.prompt_scores is not None else answer.scores
         if update.finish_reason is not None:
             assert update.timeline is not None
@@ -72,7 +79,15 @@ def answer_all(requests: list[Request], runner: FakeRunner, config: SchedulerCon
 
 def expected(request: Request, limits: RunnerLimits = LIMITS) -> list[int]:
     room = min(request.max_tokens, limits.context_length - len(request.prompt))
-    return reference_tokens(request.prompt, request.sampling, room, limits.vocab_size)
+    constraint = request.constraint.again() if isinstance(request.constraint, EveryOther) else None
+    return reference_tokens(request.prompt, request.sampling, room, limits.vocab_size, constraint)
+
+
+def expected_logprobs(
+    request: Request, tokens: list[int], vocab_size: int = LIMITS.vocab_size
+) -> list[Logprobs] | None:
+    asked = request.sampling.logprobs >= 0 and tokens
+    return reference_logprobs(request.prompt, tokens, request.sampling, vocab_size) if asked else None
 
 
 def mixed_requests(count: int) -> list[Request]:
@@ -83,9 +98,19 @@ def mixed_requests(count: int) -> list[Request]:
             str(i),
             system[: rng.choice((0, 20, 40))] + [rng.randrange(101) for _ in range(rng.randrange(1, 60))],
             rng.randrange(1, 40),
-            Sampling(temperature=i % 2, seed=i, stop_token_ids=(7, 9) if i % 3 else ()),
+            Sampling(
+                temperature=i % 2,
+                seed=i,
+                stop_token_ids=(7, 9) if i % 3 else (),
+                repetition_penalty=1.5 if i % 4 == 1 else 1.0,
+                frequency_penalty=0.5 if i % 9 == 2 else 0.0,
+                logit_bias=((3, 1.0),) if i % 11 == 3 else (),
+                min_tokens=0 if i % 6 == 2 else i % 5,
+                logprobs=i % 4 if i % 3 == 1 else -1,
+            ),
             cache_salt="s" if i % 5 == 0 else "",
             score_prompt=i % 7 == 0,
+            constraint=EveryOther(LIMITS.vocab_size) if i % 6 == 2 else None,
         )
         for i in range(count)
     ]
@@ -111,6 +136,7 @@ def test_a_request_answers_in_a_crowd_what_it_answers_alone(
         answer = answers[request.id]
         assert answer.tokens == expected(request)
         assert answer.scores == (reference_scores(request.prompt) if request.score_prompt else None)
+        assert answer.logprobs == expected_logprobs(request, answer.tokens)
         stopped = answer.tokens[-1] in request.sampling.stop_token_ids
         assert answer.reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
 
@@ -184,6 +210,13 @@ def test_a_full_queue_refuses_and_recovers() -> None:
         (make_request(prompt=(1, 101)), RequestError, "0 to 100"),
         (make_request(prompt=(-1,)), RequestError, "0 to 100"),
         (make_request(prompt=[1] * 512), ContextLengthError, "512 tokens"),
+        (make_request(sampling=Sampling(stop_token_ids=(1, 101))), RequestError, "stop_token_ids .* 0 to 100"),
+        (make_request(sampling=Sampling(logit_bias=((-1, 1.0),))), RequestError, "logit_bias .* 0 to 100"),
+        (
+            make_request(sampling=Sampling(min_tokens=1), constraint=EveryOther(101)),
+            RequestError,
+            "min_tokens and a constraint",
+        ),
         (make_request(prompt=[1] * 60, max_tokens=30), ContextLengthError, "room for 80"),
     ],
 )
@@ -314,6 +347,72 @@ def test_tokens_after_a_stop_token_are_dropped() -> None:
     assert answer.reason is FinishReason.STOP
 
 
+@pytest.mark.parametrize("config", [None, NO_BURSTS])
+def test_log_probabilities_come_with_their_tokens_and_end_with_them(config: SchedulerConfig | None) -> None:
+    stop = reference_tokens([1, 2, 3], Sampling(), 20)[4]
+    request = make_request(max_tokens=20, sampling=Sampling(stop_token_ids=(stop,), logprobs=3))
+    answer = answer_all([request], OverrunningRunner(), config)["a"]
+    assert answer.tokens == expected(request)
+    assert answer.logprobs == expected_logprobs(request, answer.tokens)
+
+
+def test_min_tokens_holds_stop_tokens_back() -> None:
+    stop = reference_tokens([1, 2, 3], Sampling(), 20)[4]
+    request = make_request(max_tokens=20, sampling=Sampling(stop_token_ids=(stop,), min_tokens=8))
+    answer = answer_all([request], FakeRunner())["a"]
+    assert len(answer.tokens) > 8
+    assert stop not in answer.tokens[:8]
+    assert answer.tokens == expected(request)
+
+
+def test_a_constraint_chooses_among_tokens_and_is_told_of_all_but_the_last() -> None:
+    constraint = EveryOther(101)
+    answer = answer_all([make_request(constraint=constraint), make_request("b", max_tokens=30)], FakeRunner())["a"]
+    assert [token % 2 for token in answer.tokens[0::3]] == [0, 0, 0]
+    assert [token % 2 for token in answer.tokens[1::3]] == [1, 1, 1]
+    assert constraint.accepted == answer.tokens[:-1]
+    assert answer.tokens == expected(make_request(constraint=EveryOther(101)))
+
+
+def test_a_constraint_is_told_nothing_twice_though_its_sequence_is_computed_again() -> None:
+    constraint = EveryOther(101)
+    requests = [make_request("a", range(30), 20), make_request("b", range(50, 80), 20, constraint=constraint)]
+    engine = make_engine(FakeRunner(replace(LIMITS, blocks=4)))
+    for request in requests:
+        engine.add(request)
+    answer = drain(engine)["b"]
+    assert engine.stats().preemptions > 0
+    assert constraint.accepted == answer.tokens[:-1]
+
+
+@pytest.mark.parametrize(
+    ("fail_at", "in_mask", "message"),
+    [(0, True, "planted in mask 0"), (2, True, "planted in mask 2"), (3, False, "planted in token 3")],
+)
+def test_a_constraint_that_fails_ends_its_own_request_only(fail_at: int, in_mask: bool, message: str) -> None:
+    requests = [
+        make_request("a", max_tokens=20),
+        make_request("b", max_tokens=20, constraint=EveryOther(101, fail_at, in_mask=in_mask)),
+    ]
+    answers = answer_all(requests, FakeRunner())
+    assert answers["a"].tokens == expected(requests[0])
+    assert answers["b"].reason is FinishReason.ERROR
+    assert f"constraint of this request failed (PlantedError: {message})" in _last(answers["b"]).error
+    told = max(0, fail_at - in_mask)
+    assert answers["b"].tokens == expected(make_request(max_tokens=20, constraint=EveryOther(101)))[:told]
+
+
+@pytest.mark.parametrize("mask", [bytes(13), bytes(12), b"\xff" * 13])
+def test_a_mask_that_is_none_ends_its_request(mask: bytes) -> None:
+    class Broken(EveryOther):
+        def mask(self) -> bytes:
+            return mask
+
+    answer = answer_all([make_request(constraint=Broken(101))], FakeRunner())["a"]
+    assert answer.reason is FinishReason.ERROR
+    assert "ValueError" in _last(answer).error
+
+
 def test_a_failed_step_ends_only_the_requests_in_it() -> None:
     engine = make_engine(FakeRunner(replace(LIMITS, slots=2), fail_at=(1,)), NO_BURSTS)
     requests = [make_request(id, max_tokens=4) for id in "abcd"]
@@ -386,6 +485,15 @@ def test_missing_scores_are_an_error() -> None:
     assert "no scores" in _last(answer).error
 
 
+@pytest.mark.parametrize("logprobs", [{}, {0: []}, {0: [Logprobs(-1.0)] * 2}])
+def test_missing_log_probabilities_are_an_error(logprobs: dict[int, list[Logprobs]]) -> None:
+    runner = AlteredRunner()
+    runner.change = lambda result: replace(result, logprobs=logprobs)
+    answer = answer_all([make_request(sampling=Sampling(logprobs=0))], runner)["a"]
+    assert answer.reason is FinishReason.ERROR
+    assert "no log-probability" in _last(answer).error
+
+
 def test_scores_come_with_the_first_token_and_survive_preemption() -> None:
     limits = replace(LIMITS, blocks=5, max_batch_tokens=16)
     requests = [
@@ -446,6 +554,12 @@ def test_stats_count_what_is_held_and_done() -> None:
     assert (stats.blocks_used, stats.blocks_cached, stats.cached_tokens) == (0, 1, 16)
 
 
+def unfailing(request: Request) -> Request:
+    """The same request, with a constraint that never fails."""
+    constrained = isinstance(request.constraint, EveryOther)
+    return replace(request, constraint=EveryOther(request.constraint.arguments[0])) if constrained else request
+
+
 class Storm:
     """Requests of all kinds that come, go, and fail at random, against the answers that each must give."""
 
@@ -462,7 +576,7 @@ class Storm:
         self.engine = make_engine(self.runner, SchedulerConfig(max_waiting=12, max_burst_steps=self.rng.choice((1, 8))))
         self.under_way: dict[str, Request] = {}
         self.answers: dict[str, Answer] = {}
-        self.finished = dict.fromkeys(FinishReason, 0)
+        self.seen: Counter[str] = Counter()
         self.failures_in_a_row = 0
 
     def maybe_interrupt(self) -> None:
@@ -470,6 +584,8 @@ class Storm:
             self.engine.interrupt()
 
     def meddle(self, batch: Batch) -> None:
+        self.seen["history"] += any(row.history for row in batch.rows)
+        self.seen["masks beside others"] += len({row.mask is None for row in batch.rows}) == 2
         if self.rng.random() < 0.02:
             self.abort_one()
         if self.failures_in_a_row < 2 and self.rng.random() < 0.005:
@@ -484,7 +600,18 @@ class Storm:
     def add_one(self, id: str) -> None:
         rng = self.rng
         prompt = [rng.randrange(2)] * rng.randrange(1, 50) + rng.choices(range(50), k=rng.randrange(1, 20))
-        sampling = Sampling(rng.choice((0.0, 1.0)), seed=rng.randrange(3), stop_token_ids=(7,) * rng.randrange(2))
+        constraint = self.draw_constraint() if rng.random() < 0.1 else None
+        sampling = Sampling(
+            rng.choice((0.0, 1.0)),
+            seed=rng.randrange(3),
+            stop_token_ids=(7,) * rng.randrange(2),
+            repetition_penalty=rng.choice((1.0, 1.0, 1.2)),
+            presence_penalty=rng.choice((0.0, 0.0, 0.0, -0.5)),
+            frequency_penalty=rng.choice((0.0, 0.0, 0.0, 0.5)),
+            logit_bias=((5, 1.0),) * rng.randrange(2),
+            min_tokens=0 if constraint else rng.randrange(4),
+            logprobs=rng.choice((-1, -1, 0, 2)),
+        )
         request = make_request(
             id,
             prompt,
@@ -493,12 +620,17 @@ class Storm:
             arrived=self.runner.clock(),
             cache_salt=rng.choice(("", "", "s")),
             score_prompt=rng.random() < 0.1,
+            constraint=constraint,
         )
         try:
             self.engine.add(request)
         except QueueFullError:
             return
         self.under_way[id] = request
+
+    def draw_constraint(self) -> EveryOther:
+        fail_at = self.rng.choice((None, None, self.rng.randrange(20)))
+        return EveryOther(self.limits.vocab_size, fail_at, in_mask=self.rng.random() < 0.5)
 
     def step(self) -> None:
         event = self.engine.step()
@@ -510,18 +642,22 @@ class Storm:
 
     def judge(self, request: Request, answer: Answer) -> None:
         assert answer.reason is not None
-        self.finished[answer.reason] += 1
-        due = expected(request, self.limits)
+        self.seen[answer.reason] += 1
+        due = expected(unfailing(request), self.limits)
         if answer.reason in (FinishReason.STOP, FinishReason.LENGTH):
             assert answer.tokens == due
         else:
             assert answer.tokens == due[: len(answer.tokens)]
-            assert answer.reason is FinishReason.ABORT or "bad luck" in _last(answer).error
+            assert answer.reason is FinishReason.ABORT or "PlantedError" in _last(answer).error
+        assert answer.logprobs == expected_logprobs(request, answer.tokens, self.limits.vocab_size)
         if request.score_prompt and answer.tokens:
             assert answer.scores == reference_scores(request.prompt)
         timeline = _last(answer).timeline
         assert timeline is not None
-        if answer.reason is not FinishReason.ABORT:  # those may end in the middle of a step
+        self.seen["logprobs"] += answer.logprobs is not None
+        self.seen["constraint failures"] += "The constraint" in _last(answer).error
+        if answer.reason is not FinishReason.ABORT and "mask 0" not in _last(answer).error:
+            # those may end in the middle of a step, and before any
             assert timeline.total_ms == pytest.approx((self.runner.clock() - request.arrived) * 1000, abs=1e-6)
 
     def blow(self, steps: int) -> None:
@@ -539,18 +675,15 @@ class Storm:
 
 def blow_storms(seeds: range, steps: int) -> None:
     """Also checks that the storms, taken together, went through everything they are meant to."""
-    finished = dict.fromkeys(FinishReason, 0)
-    preemptions = cached_tokens = bursts = 0
+    seen: Counter[str] = Counter()
     for seed in seeds:
         storm = Storm(seed)
         storm.blow(steps)
         stats = storm.engine.stats()
-        preemptions += stats.preemptions
-        cached_tokens += stats.cached_tokens
-        bursts += stats.passes - stats.steps
-        finished = {reason: count + storm.finished[reason] for reason, count in finished.items()}
-    assert all(finished.values())
-    assert min(preemptions, cached_tokens, bursts) > 0
+        seen.update(storm.seen)
+        seen.update(preemptions=stats.preemptions, cached=stats.cached_tokens, bursts=stats.passes - stats.steps)
+    due = [*FinishReason, "preemptions", "cached", "bursts", "history", "masks beside others"]
+    assert not [name for name in [*due, "constraint failures", "logprobs"] if not seen[name]]
 
 
 def test_ten_thousand_random_steps_keep_every_promise() -> None:

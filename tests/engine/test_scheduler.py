@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
 from vivace.engine.sequence import Phase, Sequence
 from vivace.errors import ConfigError
 
+SEEDED = Sampling(seed=7)
 NO_BURSTS = SchedulerConfig(max_burst_steps=1)
 
 
@@ -22,10 +24,17 @@ class Bench:
         self.arrivals = 0
 
     def add(
-        self, id: str, length: int, max_tokens: int = 50, first: int = 0, salt: str = "", score_prompt: bool = False
+        self,
+        id: str,
+        length: int,
+        max_tokens: int = 50,
+        first: int = 0,
+        salt: str = "",
+        score_prompt: bool = False,
+        sampling: Sampling = SEEDED,
     ) -> Sequence:
         prompt = range(first, first + length)
-        request = make_request(id, prompt, max_tokens, Sampling(seed=7), cache_salt=salt, score_prompt=score_prompt)
+        request = make_request(id, prompt, max_tokens, sampling, cache_salt=salt, score_prompt=score_prompt)
         sequence = Sequence(request, self.arrivals, self.limits.context_length)
         self.arrivals += 1
         self.scheduler.add(sequence)
@@ -89,7 +98,7 @@ def test_a_slot_opens_once_and_each_block_is_sent_once() -> None:
     bench = Bench(limits(max_batch_tokens=16))
     sequence = bench.add("a", 30)
     rows = [only(bench.step()) for _ in range(5)]
-    assert [row.opens for row in rows] == [Sampling(seed=7), None, None, None, None]
+    assert [row.opens for row in rows] == [Sampling(seed=7, prompt_length=30), None, None, None, None]
     assert [len(row.blocks) for row in rows] == [2, 0, 0, 0, 1]
     assert [block for row in rows for block in row.blocks] == sequence.blocks
 
@@ -151,6 +160,60 @@ def test_prompts_of_another_salt_share_nothing() -> None:
     assert bench.step().rows[1].position == 0
 
 
+@pytest.mark.parametrize(
+    ("sampling", "history"),
+    [
+        (Sampling(repetition_penalty=1.1), range(32)),
+        (Sampling(presence_penalty=0.5), range(32)),
+        (Sampling(frequency_penalty=-0.5), range(32)),
+        (Sampling(logit_bias=((1, 2.0),), min_tokens=3, logprobs=2, min_p=0.1), ()),
+    ],
+)
+def test_who_reads_history_is_told_what_it_shares(sampling: Sampling, history: Iterable[int]) -> None:
+    bench = Bench()
+    bench.add("a", 40)
+    bench.step()
+    bench.add("b", 36, sampling=sampling)
+    rows = [bench.step().rows[1] for _ in range(2)]
+    assert [list(row.history) for row in rows] == [list(history), []]
+
+
+def test_history_comes_once_however_many_chunks_a_prompt_has() -> None:
+    bench = Bench(limits(max_batch_tokens=16))
+    bench.add("a", 40, sampling=Sampling(repetition_penalty=2.0))
+    assert [list(only(bench.step()).history) for _ in range(4)] == [[]] * 4
+
+
+def test_a_preempted_sequence_tells_its_own_tokens_as_history() -> None:
+    bench = Bench(limits(blocks=4))
+    bench.add("a", 30, max_tokens=20)
+    young = bench.add("b", 29, max_tokens=20, first=50, sampling=Sampling(presence_penalty=1.0))
+    while young.preemptions == 0:
+        bench.step()
+    bench.scheduler.remove(bench.scheduler.running["a"])
+    row = only(bench.plan().batch)
+    assert row.position > 0
+    assert list(row.history) == young.tokens[: row.position]
+    assert row.opens is not None
+    assert row.opens.prompt_length == 29
+
+
+def test_a_mask_goes_with_the_rows_that_sample() -> None:
+    bench = Bench(limits(max_batch_tokens=16))
+    bench.add("a", 20).mask = b"\x01"
+    assert [only(bench.step()).mask for _ in range(3)] == [None, b"\x01", b"\x01"]
+
+
+def test_nobody_bursts_beside_a_mask() -> None:
+    bench = Bench(config=SchedulerConfig(max_burst_steps=8))
+    bench.add("a", 4)
+    masked = bench.add("b", 4, max_tokens=4)
+    masked.mask = b"\x01"
+    batches = [bench.step() for _ in range(4)]
+    assert [(batch.max_steps, [row.limit for row in batch.rows]) for batch in batches] == [(1, [1, 1])] * 4
+    assert bench.step().max_steps == 8
+
+
 def test_a_block_is_shared_only_after_the_step_that_computed_it() -> None:
     bench = Bench()
     bench.add("a", 20)
@@ -195,7 +258,7 @@ def test_a_preempted_sequence_comes_back_before_those_that_wait_and_computes_all
         plan = bench.plan()
     assert plan.sequences[0] is young
     row = plan.batch.rows[0]
-    assert row.opens == Sampling(seed=7)
+    assert row.opens == Sampling(seed=7, prompt_length=30)
     assert (row.position, len(row.tokens)) == (16, 17)  # the head of what it had computed was still cached
     assert row.want is Want.SAMPLE
     assert young.phase is Phase.DECODE

@@ -103,7 +103,7 @@ struct Model {
       decoder->set_norm(layer, "mlp_norm", ones, {});
     }
     decoder->set_final_norm(ones, {});
-    decoder->set_embedding({embedding.data(), SourceType::f32, vocab});
+    decoder->set_embedding({embedding.data(), SourceType::f32, vocab}, hidden);
     decoder->check_complete();
     return decoder;
   }

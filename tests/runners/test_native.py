@@ -75,6 +75,16 @@ def test_unquantized_logits_and_64_greedy_tokens_are_those_of_transformers(name:
     assert tokens == expected[len(prompt) - 1 :].argmax(axis=-1).tolist()
 
 
+@pytest.mark.parametrize("quantize", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_family_in_every_format_scores_as_the_reference(name: str, quantize: Quantize, tmp_path: Path) -> None:
+    model, prompt = load_directory(CHECKPOINTS[name](tmp_path / "model")), random_prompt(40)
+    row = Row(0, 0, prompt, blocks_for(40), Want.SCORE, targets=[*prompt[1:], 0], opens=Sampling())
+    expected = run(model.reference(quantize), row).scores[0]
+    scores = run(model.native(quantize), row).scores[0]
+    assert np.abs(np.subtract(scores, expected)).max() < 5e-2 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("shape", ["llama", "wide"])
 def test_hidden_states_are_those_of_the_reference(
     shape: str, isa: str, quantize: Quantize, request: pytest.FixtureRequest

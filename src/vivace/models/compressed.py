@@ -132,22 +132,28 @@ def _read_setting(config: Fields, group: Fields) -> Setting:
     bits = weights.integer("num_bits", 1, 64)
     _expect(weights, "num_bits", bits, 4, 8)
     symmetric, group_size = weights.boolean("symmetric", True), _read_group_size(weights)
-    if bits == 8 and not symmetric:
-        raise _unsupported(weights, "symmetric", "true for 8 bits")
+    if not symmetric and (bits == 8 or _strategy(weights) == "tensor"):
+        raise _unsupported(weights, "symmetric", "true for 8 bits, and for one scale for a whole matrix")
     if bits == 8 and group_size:
         raise _unsupported(weights, "strategy", "channel and tensor for 8 bits")
     return Setting(cast(Literal[4, 8], bits), layout == "pack-quantized", symmetric, group_size)
 
 
 def _read_group_size(weights: Fields) -> int:
-    """0 for one scale an output. Where no strategy is named, the size implies it, as the library has it."""
-    size = weights.integer("group_size", -1, 2**20, -1)
-    strategy = weights.text("strategy", "group" if size > 0 else "channel")
+    """0 for one scale an output."""
+    strategy = _strategy(weights)
     _expect(weights, "strategy", strategy, "group", "channel", "tensor")
     if strategy != "group":
         return 0
+    size = weights.integer("group_size", -1, 2**20, -1)
     _expect(weights, "group_size", size, *GROUP_SIZES)
     return size
+
+
+def _strategy(weights: Fields) -> str:
+    """Where none is named, the group size implies it, as the library has it."""
+    size = weights.integer("group_size", -1, 2**20, 0)
+    return weights.text("strategy", "group" if size > 0 else "channel" if size < 0 else "tensor")
 
 
 def _expect(fields: Fields, name: str, value: object, *supported: object) -> None:
@@ -269,8 +275,8 @@ class _Reader:
         order = self.checkpoint.tensor(name, (self.width,))
         if not np.array_equal(order.data, np.arange(self.width) // (setting.group_size or self.width)):
             raise UnsupportedModelError(
-                f"{self.checkpoint.directory}: tensor {name!r} puts inputs into groups out of their order; supported is "
-                "actorder null or weight. Quantise the model again with one of these."
+                f"{self.checkpoint.directory}: tensor {name!r} puts inputs into groups out of their order; supported "
+                "is actorder null or weight. Quantise the model again with one of these."
             )
 
     def _zeros(self, shape: tuple[int, int], dtype: str) -> Tensor:

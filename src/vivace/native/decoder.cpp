@@ -88,7 +88,7 @@ LayerWeights& Decoder::layer(int index) {
 }
 
 // Neighbours that can share a matrix do; factored ones stand alone.
-Projection Decoder::pack_projection(const std::vector<Part>& parts, int inputs, bool interleave) {
+Projection Decoder::pack_projection(PackFormat format, const std::vector<Part>& parts, int inputs, bool interleave) {
   Projection projection;
   projection.inputs = inputs;
   for (const Part& part : parts) projection.outputs += part.matrix.rows;
@@ -98,7 +98,7 @@ Projection Decoder::pack_projection(const std::vector<Part>& parts, int inputs, 
     if (run.empty()) return;
     projection.fused = interleave && run.size() == parts.size();
     const Stacking stacking = projection.fused && run.size() > 1 ? Stacking::blocks : Stacking::rows;
-    projection.pieces.push_back({{}, pack(options_.format, run, inputs, stacking, team_), first_output});
+    projection.pieces.push_back({{}, pack(format, run, inputs, stacking, team_), first_output});
     first_output += run_outputs;
     run.clear();
     run_outputs = 0;
@@ -114,8 +114,8 @@ Projection Decoder::pack_projection(const std::vector<Part>& parts, int inputs, 
       run_outputs += part.matrix.rows;
       continue;
     }
-    PackedLinear inner = pack(options_.format, {part.factor}, inputs, Stacking::rows, team_);
-    PackedLinear outer = pack(options_.format, {part.matrix}, part.factor.rows, Stacking::rows, team_);
+    PackedLinear inner = pack(format, {part.factor}, inputs, Stacking::rows, team_);
+    PackedLinear outer = pack(format, {part.matrix}, part.factor.rows, Stacking::rows, team_);
     projection.pieces.push_back({std::move(inner), std::move(outer), first_output});
     first_output += part.matrix.rows;
   }
@@ -145,11 +145,15 @@ void Decoder::set_linear(int index, const std::string& name, const std::vector<P
     require(parts.size() <= 2, "mlp_in takes a gate and an up-projection, or one matrix");
     weights.gated = parts.size() == 2;
   }
-  *expected.projection = pack_projection(parts, inputs, name == "mlp_in");
-  const std::size_t batch = options_.max_batch_tokens;
-  if (ranks_.bytes() < batch * rank * sizeof(float)) ranks_ = Array<float>(batch * rank);
+  *expected.projection = pack_projection(options_.format, parts, inputs, name == "mlp_in");
+  make_room_for_rank(rank);
   if (name == "mlp_in" && !weights.mlp_in.fused && gate_up_.empty())
-    gate_up_ = Array<float>(batch * 2 * widest_intermediate(shape_));
+    gate_up_ = Array<float>(static_cast<std::size_t>(options_.max_batch_tokens) * 2 * widest_intermediate(shape_));
+}
+
+void Decoder::make_room_for_rank(int rank) {
+  const std::size_t size = static_cast<std::size_t>(options_.max_batch_tokens) * rank;
+  if (ranks_.bytes() < size * sizeof(float)) ranks_ = Array<float>(size);
 }
 
 void Decoder::set_norm(int index, const std::string& name, std::vector<float> weight, std::vector<float> bias) {
@@ -174,9 +178,9 @@ void Decoder::set_final_norm(std::vector<float> weight, std::vector<float> bias)
   final_norm_ = {std::move(weight), std::move(bias)};
 }
 
-void Decoder::set_embedding(const Source& table) {
-  require(table.rows == shape_.vocab_size, "the embedding has the wrong shape");
-  embedding_ = pack(options_.table_format, {table}, shape_.hidden_size, Stacking::rows, team_);
+void Decoder::set_embedding(const Source& table, int inputs) {
+  require(table.rows == shape_.vocab_size && inputs == shape_.hidden_size, "the embedding has the wrong shape");
+  embedding_ = pack(options_.table_format, {table}, inputs, Stacking::rows, team_);
 }
 
 void Decoder::set_positions(std::vector<float> table) {
@@ -185,9 +189,11 @@ void Decoder::set_positions(std::vector<float> table) {
   positions_ = std::move(table);
 }
 
-void Decoder::set_head(const Source& matrix) {
-  require(matrix.rows == shape_.vocab_size, "the head has the wrong shape");
-  head_ = pack(options_.table_format, {matrix}, shape_.hidden_size, Stacking::rows, team_);
+void Decoder::set_head(const Part& part, int inputs) {
+  require(part.matrix.rows == shape_.vocab_size && inputs == shape_.hidden_size && part.factor.rows <= width_,
+          "the head has the wrong shape");
+  head_ = pack_projection(options_.table_format, {part}, inputs, false);
+  make_room_for_rank(part.factor.rows);
 }
 
 void Decoder::check_complete() const {

@@ -113,9 +113,9 @@ class Decoder {
   void set_linear(int layer, const std::string& name, const std::vector<Part>& parts, int inputs);
   void set_norm(int layer, const std::string& name, std::vector<float> weight, std::vector<float> bias);
   void set_final_norm(std::vector<float> weight, std::vector<float> bias);
-  void set_embedding(const Source& table);
+  void set_embedding(const Source& table, int inputs);
   void set_positions(std::vector<float> table);  // [context][hidden]
-  void set_head(const Source& matrix);           // left out: tied to the embedding
+  void set_head(const Part& part, int inputs);   // left out: tied to the embedding
   void check_complete() const;                   // throws std::invalid_argument naming what is missing
 
   // Throws std::invalid_argument, changing nothing, for input that breaks the contract.
@@ -186,9 +186,9 @@ class Decoder {
   template <class Element>
   void store_key_value(int layer, int slot, int position, const float* keys, const float* values);
   std::size_t kv_offset(int layer, int kv_head) const;
-  const PackedLinear& head() const { return head_.empty() ? embedding_ : head_; }
   LayerWeights& layer(int index);
-  Projection pack_projection(const std::vector<Part>& parts, int inputs, bool interleave);
+  void make_room_for_rank(int rank);
+  Projection pack_projection(PackFormat format, const std::vector<Part>& parts, int inputs, bool interleave);
 
   ModelShape shape_;
   DecoderOptions options_;
@@ -196,7 +196,8 @@ class Decoder {
   ThreadTeam team_;
 
   std::vector<LayerWeights> layers_;
-  PackedLinear embedding_, head_;
+  PackedLinear embedding_;
+  Projection head_;  // no pieces: tied to the embedding
   std::vector<float> positions_;
   Norm final_norm_;
 

@@ -95,11 +95,16 @@ void Decoder::for_each_logits(const std::vector<int>& rows, Use&& use) {
   const int vocabulary = shape_.vocab_size, hidden = shape_.hidden_size;
   for (int first = 0; first < static_cast<int>(rows.size()); first += logit_rows_) {
     const int count = std::min(logit_rows_, static_cast<int>(rows.size()) - first);
-    const Activations in = prepare(head(), count, normed_.data(), hidden, [&](int i) {
+    const auto norm = [&](int i) {
       normalize(final_norm_, hidden_.data() + static_cast<std::size_t>(rows[first + i]) * hidden, hidden,
                 normed_.data() + static_cast<std::size_t>(i) * hidden);
-    });
-    multiply_into(head(), in, count, logits_.data(), vocabulary, false);
+    };
+    if (head_.pieces.empty()) {
+      const Activations in = prepare(embedding_, count, normed_.data(), hidden, norm);
+      multiply_into(embedding_, in, count, logits_.data(), vocabulary, false);
+    } else {
+      project(head_, count, normed_.data(), hidden, norm, logits_.data(), vocabulary, false);
+    }
     team_.for_each(count, [&](int i, int thread) {
       use(first + i, logits_.data() + static_cast<std::size_t>(i) * vocabulary, scratch_[thread].data());
     });

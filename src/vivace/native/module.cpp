@@ -120,10 +120,18 @@ void set_linear(Decoder& decoder, int layer, const std::string& name, const std:
   decoder.set_linear(layer, name, parts, inputs);
 }
 
-void set_table(Decoder& decoder, void (Decoder::*set)(const Source&), const Matrix& matrix) {
-  const Source source = as_source(matrix);
+void set_embedding(Decoder& decoder, const Matrix& table) {
+  const Source source = as_source(table);
+  const int inputs = static_cast<int>(table.shape(1));
   nb::gil_scoped_release release;
-  (decoder.*set)(source);
+  decoder.set_embedding(source, inputs);
+}
+
+void set_head(Decoder& decoder, const PartTuple& tuple) {
+  int inputs = 0;
+  const Part part = as_part(tuple, inputs);
+  nb::gil_scoped_release release;
+  decoder.set_head(part, inputs);
 }
 
 // slot, position, tokens, blocks, limit, targets, history, want, opens
@@ -228,8 +236,8 @@ NB_MODULE(_native, module) {
            [](Decoder& decoder, const Vector& weight, std::optional<Vector> bias) {
              decoder.set_final_norm(as_floats(weight), as_floats(bias));
            }, "weight"_a, "bias"_a.none())
-      .def("set_embedding", [](Decoder& decoder, const Matrix& table) { set_table(decoder, &Decoder::set_embedding, table); })
-      .def("set_head", [](Decoder& decoder, const Matrix& matrix) { set_table(decoder, &Decoder::set_head, matrix); })
+      .def("set_embedding", &set_embedding, "table"_a)
+      .def("set_head", &set_head, "part"_a)
       .def("set_positions", [](Decoder& decoder, const Vector& table) { decoder.set_positions(as_floats(table)); })
       .def("check_complete", &Decoder::check_complete)
       .def("step", &step, "rows"_a, "tokens"_a, "blocks"_a, "targets"_a, "history"_a, "samplings"_a, "masks"_a,

@@ -212,7 +212,7 @@ def _fill(decoder: Decoder, weights: ModelWeights, progress: Callable[[float], N
         progress((index + 2) / steps)
     decoder.set_final_norm(weights.final_norm.weight, weights.final_norm.bias)
     if weights.head is not None:
-        decoder.set_head(_matrix(weights.head.weight))
+        decoder.set_head(_part(weights.head))
     decoder.check_complete()
     progress(1.0)
 

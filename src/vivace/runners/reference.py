@@ -254,9 +254,9 @@ class ReferenceRunner:
     def _round(self, name: str, matrix: Array) -> Array:
         if self._quantization is None:
             return matrix
-        head = self._weights.embedding if self._weights.head is None else self._weights.head.weight
-        table = name in (self._weights.embedding.name, head.name)
-        kind = "int8" if table and self._quantization.weights == "int4" else self._quantization.weights
+        head = self._weights.head or Linear(self._weights.embedding)
+        tables = [part.name for part in (self._weights.embedding, head.weight, head.factor) if part is not None]
+        kind = "int8" if name in tables and self._quantization.weights == "int4" else self._quantization.weights
         if kind == "bf16":
             return round_to_bf16(matrix)
         return quantize_rows(matrix) if kind == "int8" else quantize_groups(matrix, self._quantization.group_size)
