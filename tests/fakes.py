@@ -43,15 +43,16 @@ def next_token(history: Sequence[int], sampling: Sampling, vocab_size: int, mask
     banned nor masked; penalised tokens come last.
     """
     key = (sampling.seed * 1_000_003 + len(history)) % 2**32 if sampling.temperature > 0 else 0
-    token = crc32(array("q", history).tobytes(), key + len(sampling.logit_bias)) % vocab_size
+    token: int = crc32(array("q", history).tobytes(), key + len(sampling.logit_bias)) % vocab_size
     generated = history[sampling.prompt_length :]
     banned = sampling.stop_token_ids if len(generated) < sampling.min_tokens else ()
     if not (mask or banned or sampling.reads_history):
         return token
-    penalised = set(history if sampling.repetition_penalty != 1 else generated) if sampling.reads_history else set()
-    circle = [*range(token, vocab_size), *range(token)]
+    penalised = set(history if sampling.repetition_penalty != 1 else generated if sampling.reads_history else ())
+    circle: list[int] = [*range(token, vocab_size), *range(token)]
     allowed = [t for t in circle if t not in banned and (mask is None or mask[t // 8] >> t % 8 & 1)]
-    return next((t for t in allowed if t not in penalised), allowed[0])
+    unpenalised = [t for t in allowed if t not in penalised]
+    return (unpenalised or allowed)[0]
 
 
 def report_logprobs(history: Sequence[int], token: int, sampling: Sampling, vocab_size: int) -> Logprobs:
@@ -84,7 +85,7 @@ class EveryOther:
         return bits.to_bytes(-(-vocab_size // 8), "little")
 
     def accept(self, token: int) -> None:
-        vocab_size, fail_at, in_mask = self.arguments
+        _, fail_at, in_mask = self.arguments
         if not in_mask and len(self.accepted) == fail_at:
             raise PlantedError(f"planted in token {fail_at}")
         assert self.mask()[token // 8] >> token % 8 & 1, "a token that was not allowed"

@@ -198,7 +198,8 @@ def _llama3_factors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> ND
     turns = scaling["original_max_position_embeddings"] / waves
     low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
     smooth = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+    factors: NDArray[np.float32] = (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+    return factors
 
 
 _NAMES = {
@@ -224,9 +225,7 @@ def _rename(name: str, sandwich: bool) -> str:
     return f"blk.{layer}.{_NAMES[inner]}.{part}"
 
 
-def _change(
-    name: str, array: NDArray[np.float32], config: Mapping[str, Any], architecture: str
-) -> NDArray[np.float32]:
+def _change(name: str, array: NDArray[np.float32], config: Mapping[str, Any], architecture: str) -> NDArray[np.float32]:
     """What the converter does to a tensor."""
     if architecture == "llama" and ".q_proj." in name:
         return permute(array, config["num_attention_heads"])

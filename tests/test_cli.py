@@ -147,6 +147,51 @@ def test_options_reach_the_sampler(tiny: list[str], llama_directory: Path) -> No
         assert llm.generate("Hello", **options, seed=5).token_ids != llm.generate("Hello", **options, seed=4).token_ids
 
 
+PENALTIES = ("--repetition-penalty", "1.5", "--presence-penalty", "1", "--frequency-penalty", "-1", "--min-p", "0.1")
+
+
+def test_penalties_reach_the_sampler(tiny: list[str], llama_directory: Path) -> None:
+    result = generate(*tiny, "--prompt", "Hello", *PENALTIES, "--max-tokens", "20", "--min-tokens", "20", "--json")
+    with load(llama_directory, quantize="none", threads=1) as llm:
+        options: dict[str, Any] = {"min_p": 0.1, "max_tokens": 20, "min_tokens": 20}
+        penalties = {"repetition_penalty": 1.5, "presence_penalty": 1, "frequency_penalty": -1}
+        expected = llm.generate("Hello", **options, **penalties).token_ids
+        assert expected != llm.generate("Hello", **options).token_ids
+    assert json.loads(result.stdout)["token_ids"] == expected
+
+
+def test_json_holds_log_probabilities_where_asked(tiny: list[str]) -> None:
+    asked = ("--prompt", "Hello", "--max-tokens", "5", "--ignore-eos", "--logprobs", "2", "--prompt-logprobs")
+    answer = json.loads(generate(*tiny, *asked, "--json").stdout)
+    assert [len(token["likeliest"]) for token in answer["logprobs"]] == [2] * 5
+    assert [token["likeliest"][0] for token in answer["logprobs"]] == [
+        [id, token["chosen"]] for id, token in zip(answer["token_ids"], answer["logprobs"], strict=True)
+    ]
+    assert len(answer["prompt_logprobs"]) == 4
+    refused = generate("nowhere", *asked)
+    assert refused.exit_code == 2
+    assert "--json" in refused.stderr
+
+
+BAR = "import vivace.progress; vivace.progress.PATIENCE_S = 0; from vivace.cli import main; main()"
+
+
+def test_a_load_is_shown_on_a_terminal(tiny: list[str]) -> None:
+    ours, theirs = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", BAR, "generate", *tiny, "--prompt", "Hello", "--max-tokens", "1"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        timeout=60,
+    )
+    os.close(theirs)
+    assert b"100%" in os.read(ours, 100_000)
+    os.close(ours)
+    assert b"Loading" not in done.stdout
+    assert run_process("-c", BAR, "generate", *tiny, "--prompt", "Hello", "--max-tokens", "1").stderr == b""
+
+
 @pytest.mark.parametrize("mode", [(), ("--json",)])
 def test_text_ends_before_any_of_the_stop_strings(mode: tuple[str, ...]) -> None:
     def ask(*stops: str) -> str:
@@ -280,6 +325,12 @@ def test_a_real_process_prints_no_traceback(command: tuple[str, ...]) -> None:
         ("--seed", "-1"),
         ("--seed", "18446744073709551616"),
         ("--stop", ""),
+        ("--min-p", "1.1"),
+        ("--repetition-penalty", "0"),
+        ("--presence-penalty", "nan"),
+        ("--frequency-penalty", "3"),
+        ("--logprobs", "21"),
+        ("--min-tokens", "-1"),
         ("--quantize", "int3"),
         ("--threads", "-1"),
         ("--threads", "1025"),

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fakes import LIMITS, FakeRunner, next_token, reference_scores, reference_tokens
+from tests.fakes import LIMITS, FakeRunner, next_token, reference_logprobs, reference_scores, reference_tokens
 from vivace.batch import Batch, Row, Sampling, StepResult, Want
 
 PROMPT = list(range(1, 21))
+PENALISED = Sampling(repetition_penalty=1.5, prompt_length=20)
+FOUND = Row(1, 16, PROMPT[16:], (0, 2), Want.SAMPLE, opens=PENALISED, history=PROMPT[:16])
 OPEN = Row(0, 0, PROMPT, blocks=(0, 1), want=Want.SAMPLE, opens=Sampling())
 
 
@@ -98,6 +100,13 @@ def test_a_burst_ends_with_stop_tokens_limits_time_and_interrupts() -> None:
         (Row(0, 19, want=Want.SAMPLE), "position 19 where 20"),
         (Row(0, 20, [1], want=Want.SAMPLE), "sent back"),
         (Row(0, 20, want=Want.SAMPLE, limit=2), "limit"),
+        (replace(FOUND, history=()), "a history other"),
+        (replace(FOUND, history=PROMPT[:15]), "a history other"),
+        (replace(FOUND, history=[*PROMPT[:15], 1]), "a history other"),
+        (replace(FOUND, opens=Sampling()), "a history other"),
+        (Row(0, 20, want=Want.SAMPLE, history=PROMPT), "has one"),
+        (Row(0, 20, want=Want.NOTHING, mask=b"\xff" * 13), "nothing is sampled"),
+        (Row(0, 20, want=Want.SAMPLE, mask=b"\xff" * 12), "another size"),
     ],
 )
 def test_what_breaks_the_contract_is_condemned(row: Row, message: str) -> None:
@@ -121,6 +130,39 @@ def test_a_block_written_by_two_slots_at_once_is_noticed() -> None:
 def test_a_burst_has_only_rows_that_sample() -> None:
     with pytest.raises(AssertionError, match="does not sample"):
         run(FakeRunner(), replace(OPEN, want=Want.NOTHING), max_steps=2)
+
+
+def test_a_mask_never_bursts() -> None:
+    runner = opened()
+    with pytest.raises(AssertionError, match="mask in a burst"):
+        run(runner, Row(0, 20, want=Want.SAMPLE, mask=b"\xff" * 13), max_steps=2)
+
+
+def test_penalties_bans_and_masks_choose_otherwise() -> None:
+    free = next_token(PROMPT, Sampling(), 101)
+    assert next_token(PROMPT, Sampling(stop_token_ids=(free,), min_tokens=1, prompt_length=20), 101) == free + 1
+    assert len(set(reference_tokens(PROMPT, Sampling(presence_penalty=1.0), 10, 10))) == 10
+    assert next_token(PROMPT, Sampling(repetition_penalty=1.1, prompt_length=20), 21) in (0, 20)
+    assert next_token(PROMPT, Sampling(), 8, b"\x04") == 2
+    assert next_token(PROMPT, Sampling(logit_bias=((1, 1.0),)), 101) != free
+
+
+def test_what_a_penalised_slot_says_is_the_reference_after_a_prefix_and_in_a_burst() -> None:
+    runner = opened()
+    results = [run(runner, FOUND), run(runner, Row(1, 20, want=Want.SAMPLE, limit=8), max_steps=8)]
+    assert tokens_of(results) == reference_tokens(PROMPT, PENALISED, 9)
+
+
+def test_log_probabilities_are_of_the_tokens_chosen() -> None:
+    runner = FakeRunner()
+    chatty = Sampling(logprobs=2)
+    results = [
+        run(runner, replace(OPEN, opens=chatty)),
+        run(runner, Row(0, 20, want=Want.SAMPLE, limit=4), max_steps=8),
+    ]
+    told = [logprobs for result in results for logprobs in result.logprobs[0]]
+    assert told == reference_logprobs(PROMPT, tokens_of(results), chatty)
+    assert run(runner, OPEN).logprobs == {}
 
 
 def test_two_rows_for_one_slot_are_condemned() -> None:

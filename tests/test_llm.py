@@ -13,8 +13,9 @@ from typing import Any, cast
 import pytest
 
 from tests.fakes import FakeRunner
-from vivace.batch import Batch, RunnerLimits
+from vivace.batch import Batch, RunnerLimits, Sampling
 from vivace.engine.engine import Engine, EngineStats
+from vivace.engine.request import Request, Update
 from vivace.errors import (
     CheckpointError,
     ConfigError,
@@ -72,15 +73,21 @@ def assert_idle(llm: LLM) -> None:
 
 def continue_alone(model: Model, prompt: list[int], params: SamplingParams) -> list[int]:
     """The tokens that an engine of its own gives for token ids, without any `LLM`."""
+    context, vocab = model.config.context_length, model.config.vocab_size
+    request = build_request("a", tuple(prompt), params, model.generation, context, vocab, arrived=time.monotonic())
+    return [token for update in compute(model, request) for token in update.tokens]
+
+
+def compute(model: Model, request: Request) -> list[Update]:
+    """The updates of one request to an engine of its own."""
     runner = load_runner(model, NativeConfig(quantize="none", threads=1, max_sequences=64))
     engine = Engine(runner)
-    context, vocab = model.config.context_length, model.config.vocab_size
-    engine.add(build_request("a", tuple(prompt), params, model.generation, context, vocab, arrived=time.monotonic()))
-    tokens: list[int] = []
+    engine.add(request)
+    updates: list[Update] = []
     while engine.has_work:
-        tokens += [token for update in engine.step() for token in update.tokens]
+        updates += engine.step()
     runner.close()
-    return tokens
+    return updates
 
 
 # What an answer is
@@ -206,6 +213,52 @@ def test_a_stop_token_is_reported_and_is_not_in_the_text(mini: LLM, towns: Gener
 
 
 # Seeds, crowds and threads
+
+
+@pytest.mark.parametrize("stop", [(), ("e",)])
+def test_log_probabilities_come_with_the_tokens_where_asked(mini: LLM, stop: tuple[str, ...]) -> None:
+    answer = mini.generate(TOWNS, max_tokens=30, temperature=1.0, logprobs=3, seed=1, stop=stop)
+    assert answer.logprobs is not None
+    assert len(answer.logprobs) == len(answer.token_ids)
+    for token, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+        values = [value for _, value in logprobs.likeliest]
+        assert values == sorted(values, reverse=True)
+        assert logprobs.chosen <= values[0] <= 0
+        assert dict(logprobs.likeliest).get(token, logprobs.chosen) == logprobs.chosen
+    assert answer.prompt_logprobs is None
+
+
+def test_log_probabilities_not_asked_for_are_none(mini: LLM) -> None:
+    answer = mini.generate(TOWNS, max_tokens=2)
+    assert (answer.logprobs, answer.prompt_logprobs) == (None, None)
+    assert mini.generate("a", max_tokens=1, prompt_logprobs=True).prompt_logprobs is not None
+
+
+def test_a_prompt_of_one_token_has_no_log_probabilities(tiny: LLM) -> None:
+    assert tiny.generate("a", max_tokens=3, ignore_eos=True, prompt_logprobs=True).prompt_logprobs == []
+
+
+def test_the_log_probabilities_of_an_answer_are_those_of_its_text_as_a_prompt(model: Model, tiny: LLM) -> None:
+    answer = tiny.generate("Hello", max_tokens=20, temperature=1.5, seed=3, ignore_eos=True, logprobs=0)
+    assert answer.logprobs is not None
+    text = (*model.tokenizer.encode("Hello"), *answer.token_ids)
+    scored = compute(model, Request("a", text, 1, Sampling(), time.monotonic(), score_prompt=True))[0].prompt_scores
+    assert scored is not None
+    assert [logprobs.chosen for logprobs in answer.logprobs] == pytest.approx(scored[-20:], abs=1e-5)
+
+
+def test_min_tokens_keeps_the_model_from_ending_its_turn(mini: LLM) -> None:
+    ends = mini.model.generation.stop_token_ids
+    assert len(mini.generate(TOWNS, temperature=0, logit_bias=dict.fromkeys(ends, 100)).token_ids) == 1
+    held = mini.generate(TOWNS, temperature=0, logit_bias=dict.fromkeys(ends, 100), min_tokens=7)
+    assert len(held.token_ids) == 8
+    assert not set(held.token_ids[:7]) & set(ends)
+
+
+def test_penalties_keep_the_answer_from_repeating_itself(mini: LLM) -> None:
+    penalised = mini.generate("a a a a a a", max_tokens=40, temperature=0, ignore_eos=True, repetition_penalty=50.0)
+    prompt = set(mini.model.tokenizer.encode("a a a a a a"))
+    assert len(set(penalised.token_ids) - prompt) == 40
 
 
 def test_equal_seeds_give_equal_text_alone_and_in_a_crowd(mini: LLM) -> None:
@@ -410,6 +463,18 @@ def test_options_are_laid_over_params(tiny: LLM) -> None:
         {"stop_token_ids": [-1]},
         {"stop_token_ids": [2**31]},
         {"stop_token_ids": ["a"]},
+        {"stop_token_ids": [100_000]},
+        {"min_p": 2.0},
+        {"repetition_penalty": 0.0},
+        {"presence_penalty": float("nan")},
+        {"frequency_penalty": None},
+        {"logit_bias": {"a": 1.0}},
+        {"logit_bias": {1: "a"}},
+        {"logit_bias": {1: 1000.0}},
+        {"logit_bias": {100_000: 1.0}},
+        {"logprobs": 21},
+        {"logprobs": True},
+        {"min_tokens": 5},
     ],
     ids=str,
 )

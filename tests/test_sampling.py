@@ -10,7 +10,7 @@ from vivace.engine.request import Request
 from vivace.errors import ContextLengthError, RequestError
 from vivace.sampling import GenerationDefaults, SamplingParams, build_request
 
-DEFAULTS = GenerationDefaults(temperature=0.7, top_k=40, top_p=0.9, stop_token_ids=(2, 3))
+DEFAULTS = GenerationDefaults(0.7, top_k=40, top_p=0.9, stop_token_ids=(2, 3), min_p=0.05, repetition_penalty=1.1)
 
 
 def build(
@@ -26,12 +26,66 @@ def build(
 def test_what_the_caller_leaves_open_is_as_the_model_says() -> None:
     sampling = build().sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 40, 0.9)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.05, 1.1)
     assert sampling.stop_token_ids == (2, 3)
 
 
 def test_what_the_caller_says_holds_zero_included() -> None:
-    sampling = build(SamplingParams(temperature=0.0, top_k=0, top_p=1.0, seed=0)).sampling
+    sampling = build(
+        SamplingParams(temperature=0.0, top_k=0, top_p=1.0, seed=0, min_p=0, repetition_penalty=1)
+    ).sampling
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.0, 0, 1.0, 0)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0, 1)
+
+
+def test_every_setting_reaches_the_runner() -> None:
+    params = SamplingParams(
+        presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={7: -100, 0: 1.5}, min_tokens=4, logprobs=2
+    )
+    sampling = build(params).sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert dict(sampling.logit_bias) == {7: -100, 0: 1.5}
+    assert (sampling.min_tokens, sampling.prompt_length, sampling.logprobs) == (4, 3, 2)
+
+
+def test_what_nobody_asked_for_is_not_reported() -> None:
+    request = build()
+    assert (request.sampling.logprobs, request.score_prompt) == (-1, False)
+    assert build(SamplingParams(logprobs=0, prompt_logprobs=True)).sampling.logprobs == 0
+    assert build(SamplingParams(prompt_logprobs=True)).score_prompt
+
+
+def test_without_word_from_anyone_nothing_reads_history() -> None:
+    assert not build(defaults=GenerationDefaults()).sampling.reads_history
+
+
+def test_a_temperature_that_is_nearly_none_is_greedy() -> None:
+    assert build(SamplingParams(temperature=1e-40)).sampling.temperature == 0.0
+    assert build(SamplingParams(temperature=1e-4)).sampling.temperature == 1e-4
+
+
+@pytest.mark.parametrize(
+    "options", [{"stop_token_ids": (9, 100)}, {"logit_bias": {100: 1.0}}, {"logit_bias": {-1: 1.0}}]
+)
+def test_a_token_outside_the_vocabulary_is_refused_by_the_setting_that_names_it(options: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=f"{next(iter(options))} is .* must be 0 to 99"):
+        build(SamplingParams(**options))
+
+
+def test_the_models_own_stop_tokens_outside_its_vocabulary_are_left_out() -> None:
+    assert build(defaults=GenerationDefaults(stop_token_ids=(2, 100))).sampling.stop_token_ids == (2,)
+
+
+def test_min_tokens_may_fill_the_context_exactly() -> None:
+    assert build(SamplingParams(min_tokens=29)).max_tokens == 29
+    with pytest.raises(ContextLengthError, match=r"min_tokens is 30; .* at most 29 tokens"):
+        build(SamplingParams(min_tokens=30))
+
+
+def test_more_than_1024_biases_are_refused() -> None:
+    assert SamplingParams(logit_bias=dict.fromkeys(range(1024), 0.0)).logit_bias
+    with pytest.raises(RequestError, match="logit_bias has 1025 tokens"):
+        SamplingParams(logit_bias=dict.fromkeys(range(1025), 0.0))
 
 
 def test_without_word_from_anyone_sampling_is_greedy() -> None:
@@ -94,6 +148,20 @@ def test_times_and_salt_are_passed_on() -> None:
         ("seed", -1),
         ("seed", 2**64),
         ("stop", ("",)),
+        ("min_p", -0.1),
+        ("min_p", 1.01),
+        ("min_p", float("nan")),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e9),
+        ("repetition_penalty", float("nan")),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", float("nan")),
+        ("logit_bias", {5: 101.0}),
+        ("logit_bias", {5: float("nan")}),
+        ("logprobs", -1),
+        ("logprobs", 21),
+        ("min_tokens", -1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
@@ -113,3 +181,9 @@ def test_every_value_in_range_is_accepted(
 ) -> None:
     params = SamplingParams(max_tokens, temperature, top_k, top_p, seed)
     assert params.seed == seed
+
+
+def test_min_tokens_above_max_tokens_are_refused() -> None:
+    assert SamplingParams(max_tokens=5, min_tokens=5).min_tokens == 5
+    with pytest.raises(RequestError, match="min_tokens is 6; it must be 0 to max_tokens"):
+        SamplingParams(max_tokens=5, min_tokens=6)

@@ -48,6 +48,15 @@ def test_special_tokens_are_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([257, ord("a"), 258, 256]) == "a"
 
 
+def test_a_token_by_itself_is_its_bytes_or_its_name(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert [tokenizer.spell(id) for id in tokenizer.encode("é ", special=False)] == [b"\xc3", b"\xa9", b" "]
+    assert [tokenizer.spell(id) for id in tokenizer.encode("<|im_end|>")] == [b"<|im_end|>"]
+    assert tokenizer.spell(1 << 30) == b""
+    metaspace = Tokenizer.open(write_metaspace(tmp_path / "metaspace"))
+    text = "he é"
+    assert b"".join(metaspace.spell(id) for id in metaspace.encode(text, special=False)).decode().lstrip() == text
+
+
 def test_special_adds_what_the_tokenizer_puts_around_a_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.open(write_metaspace(tmp_path))
     plain = tokenizer.encode("hello", special=False)
@@ -103,6 +112,20 @@ def test_a_broken_tokenizer_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
         Tokenizer.open(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["post_processor", "model"])
+def test_a_tokenizer_that_panics_ends_in_an_error_of_ours(tmp_path: Path, field: str) -> None:
+    """The library's panics are no `Exception`; these come when a file is used, and when it is read."""
+    vocabulary = json.loads(metaspace_tokenizer().to_str())
+    if field == "post_processor":
+        vocabulary["post_processor"]["single"][0]["SpecialToken"]["id"] = "<other>"
+    else:
+        vocabulary["model"]["continuing_subword_prefix"] = "<unk>"
+    write_tokenizer(tmp_path)
+    write_json(tmp_path / "tokenizer.json", vocabulary)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        Tokenizer.open(tmp_path).encode("he")
 
 
 @pytest.mark.parametrize(

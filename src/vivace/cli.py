@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -50,6 +51,28 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _add_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed((
+        click.option("--max-tokens", type=click.IntRange(1),
+                     help="Default: until the model ends or its context is full."),
+        click.option("--min-tokens", type=click.IntRange(0), default=0, help="Do not let the model end before."),
+        click.option("--temperature", type=float, help="0 is greedy. Default: as the model's files say."),
+        click.option("--top-k", type=click.IntRange(0, 2**31 - 1), help="0 keeps all tokens."),
+        click.option("--top-p", type=float),
+        click.option("--min-p", type=float, help="Leave out tokens less likely than this share of the likeliest."),
+        click.option("--repetition-penalty", type=float, help="Above 1: against tokens of prompt and answer."),
+        click.option("--presence-penalty", type=float, default=0.0, help="Above 0: against tokens of the answer."),
+        click.option("--frequency-penalty", type=float, default=0.0, help="The same, for each time they came."),
+        click.option("--seed", type=int),
+        click.option("--stop", multiple=True, help="End before this text; may be given several times."),
+        click.option("--ignore-eos", is_flag=True, help="Go on past the model's own end."),
+        click.option("--logprobs", type=int, help="With --json: log-probabilities of each token and of so many more."),
+        click.option("--prompt-logprobs", is_flag=True, help="With --json: those of the prompt's tokens."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def _model_options(
     quantize: str, group_size: int, quantize_tables: bool, threads: int, max_sequences: int, kv_memory: int
 ) -> dict[str, Any]:
@@ -74,46 +97,25 @@ def main() -> None:
 @click.argument("model", default="mini")
 @click.option("--prompt", required=True, help="Text to continue, or with --chat what the user says.")
 @click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Default: until the model ends or its context is full.")
-@click.option("--temperature", type=float, help="0 is greedy. Default: as the model's files say.")
-@click.option("--top-k", type=click.IntRange(0, 2**31 - 1), help="0 keeps all tokens.")
-@click.option("--top-p", type=float)
-@click.option("--seed", type=int)
-@click.option("--stop", multiple=True, help="End before this text; may be given several times.")
-@click.option("--ignore-eos", is_flag=True, help="Go on past the model's own end.")
+@_add_sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with tokens and timing.")
 @_add_model_options
-def generate(
-    model: str,
-    prompt: str,
-    chat: bool,
-    max_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    stop: tuple[str, ...],
-    ignore_eos: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def generate(model: str, prompt: str, chat: bool, as_json: bool, **options: Any) -> None:
     """Continue PROMPT with MODEL: mini (embedded), a directory, or a hub id."""
     from vivace.llm import load
+    from vivace.progress import show_progress
     from vivace.sampling import SamplingParams
 
+    sampling = {name: options.pop(name) for name in SamplingParams.__slots__ if name in options}
     try:
-        params = SamplingParams(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            ignore_eos=ignore_eos,
-        )
+        params = SamplingParams(**sampling)
     except RequestError as error:
         raise click.UsageError(str(error)) from error
-    with load(model, **_model_options(**options)) as llm:
+    if not as_json and (params.logprobs is not None or params.prompt_logprobs):
+        raise click.UsageError("--logprobs and --prompt-logprobs are printed with --json only; add it.")
+    with show_progress(f"Loading {model}", sys.stderr) as progress:
+        loaded = load(model, progress=progress, **_model_options(**options))
+    with loaded as llm:
         request = [{"role": "user", "content": prompt}] if chat else prompt
         if as_json:
             click.echo(json.dumps(_describe(llm.model.name, llm.generate(request, params))))
@@ -131,7 +133,7 @@ def _write(text: str) -> None:
 
 
 def _describe(model: str, generation: Any) -> dict[str, Any]:
-    return {
+    described = {
         "model": model,
         "text": generation.text,
         "token_ids": generation.token_ids,
@@ -143,6 +145,11 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
         },
         "timing": generation.timing.as_dict(),
     }
+    if generation.logprobs is not None:
+        described["logprobs"] = [asdict(logprobs) for logprobs in generation.logprobs]
+    if generation.prompt_logprobs is not None:
+        described["prompt_logprobs"] = generation.prompt_logprobs
+    return described
 
 
 @main.command()
@@ -156,11 +163,13 @@ def serve(model: str, host: str, port: int, **options: Any) -> None:
     from vivace.engine.engine import Engine
     from vivace.llm import load_runner
     from vivace.models.model import open_model
+    from vivace.progress import show_progress
     from vivace.runners.native import NativeConfig
     from vivace.server import app
 
     opened = open_model(model)
-    runner = load_runner(opened, NativeConfig(**_model_options(**options)))
+    with show_progress(f"Loading {opened.name}", sys.stderr) as progress:
+        runner = load_runner(opened, NativeConfig(**_model_options(**options)), progress)
     _write(
         f"{opened.name}: {options['quantize']}, {runner.weight_bytes / 1e6:.1f} MB of weights, context "
         f"{opened.config.context_length}; {runner.isa}, {runner.threads} threads\n"

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from vivace.batch import Logprobs
 from vivace.budget import Timeline
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
@@ -46,6 +47,10 @@ class Generation:
     cached_tokens: int
     """Of the prompt, found in the prefix cache."""
     timing: Timeline
+    logprobs: list[Logprobs] | None = None
+    """Where `logprobs` was asked for: one for each of `token_ids`."""
+    prompt_logprobs: list[float] | None = None
+    """Where asked for: the log-probability of each token of the prompt but the first."""
 
 
 class LLM:
@@ -223,6 +228,8 @@ class _Answer:
         self._text_stream = text
         self._pieces: list[str] = []
         self._tokens: list[int] = []
+        self._logprobs: list[Logprobs] = []
+        self._prompt_logprobs: list[float] | None = None
         self._finish_reason = ""
         self._cached_tokens = 0
         self._timing = Timeline()
@@ -249,6 +256,9 @@ class _Answer:
                 raise EngineStoppedError("A step was broken off, and this request with it. Send it again.")
             if not self._text_stream.stopped:
                 self._tokens += update.tokens
+                self._logprobs += update.logprobs or ()
+                if update.prompt_scores is not None:
+                    self._prompt_logprobs = update.prompt_scores
                 pieces.append(self._text_stream.push(self._without_stop_token(update)))
             if update.finish_reason is not None:
                 received = time.monotonic()
@@ -273,13 +283,16 @@ class _Answer:
     def generation(self) -> Generation:
         assert self.done, "asked for before it was done"
         stopped = self._text_stream.stopped
+        count = self._text_stream.token_count if stopped else len(self._tokens)
         return Generation(
             text="".join(self._pieces),
-            token_ids=self._tokens[: self._text_stream.token_count] if stopped else self._tokens,
+            token_ids=self._tokens[:count],
             finish_reason="stop" if stopped else self._finish_reason,
             prompt_tokens=len(self.request.prompt),
             cached_tokens=self._cached_tokens,
             timing=self._timing,
+            logprobs=self._logprobs[:count] if self.request.sampling.logprobs >= 0 else None,
+            prompt_logprobs=self._prompt_logprobs,
         )
 
 

@@ -86,6 +86,9 @@ class Tokenizer:
             ids: list[int] = self._vocabulary.encode(text, add_special_tokens=special).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError("The text holds half a surrogate pair, which is no character. Send UTF-8.") from error
+        except BaseException as error:
+            _refuse_panic(error)
+            raise
         return ids
 
     def encode_chat(
@@ -121,12 +124,41 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones. Bytes that are no UTF-8 become U+FFFD."""
-        text: str = self._vocabulary.decode(list(ids), skip_special_tokens=True)
+        try:
+            text: str = self._vocabulary.decode(list(ids), skip_special_tokens=True)
+        except BaseException as error:
+            _refuse_panic(error)
+            raise
         return text
+
+    def spell(self, id: int) -> bytes:
+        """What one token stands for by itself, which may be half a character; of a special token, its name."""
+        piece = self._spelling.piece(id)
+        if isinstance(piece, bytes):
+            return piece
+        name: str = piece or self._vocabulary.id_to_token(id) or ""
+        return (name.replace(self._spelling.space, " ") if piece and self._spelling.space else name).encode()
 
     def stream(self, stop: Sequence[str] = ()) -> TextStream:
         """A new incremental decoder that ends before the first of the stop strings."""
         return TextStream(self._spelling, stop)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the tokenizers library failed in the middle of its work, as it does over a file that contradicts itself.
+
+    Its panics are no `Exception`, and it exports no name for them.
+    """
+    return type(error).__name__ == "PanicException"
+
+
+def _refuse_panic(error: BaseException) -> None:
+    """Raise `CheckpointError` in place of a panic in using a vocabulary."""
+    if is_panic(error):
+        raise CheckpointError(
+            f"The model's tokenizer failed at its work ({error}); its tokenizer file contradicts itself. Download it "
+            "again."
+        ) from error
 
 
 def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
@@ -139,7 +171,9 @@ def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{path} is larger than {MAX_TOKENIZER_BYTES >> 20} MiB; this is no tokenizer.")
     try:
         vocabulary = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more precise
+    except BaseException as error:  # the library raises nothing more precise than Exception, and panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise CheckpointError(f"{path} cannot be read ({error}); download the file again.") from error
     vocabulary.no_truncation()
     vocabulary.no_padding()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import LIMITS, FakeRunner, make_request, reference_scores, reference_tokens
+from tests.fakes import LIMITS, FakeRunner, make_request, reference_logprobs, reference_scores, reference_tokens
 from vivace.batch import Batch, Sampling
 from vivace.engine.bridge import EngineThread
 from vivace.engine.engine import Engine
@@ -20,6 +20,7 @@ from vivace.errors import ContextLengthError, EngineError, EngineStoppedError, Q
 
 LONG = 400
 """More tokens than any of these tests waits for."""
+CHATTY = Sampling(logprobs=2)
 ROOMY = replace(LIMITS, blocks=8000, context_length=120_000)
 
 
@@ -250,13 +251,17 @@ def test_a_slow_reader_gets_everything_in_few_pieces() -> None:
         assert permits.acquire(timeout=30)
 
     async def main(thread: EngineThread) -> None:
-        slow = thread.submit(make_request("slow", max_tokens=100, score_prompt=True))
+        slow = thread.submit(make_request("slow", max_tokens=100, sampling=CHATTY, score_prompt=True))
         first = await anext(slow)
         permits.release(LONG)
         await collect(thread, make_request("fast", (9,), max_tokens=200))
         rest = [update async for update in slow]
         assert len(rest) == 1
         assert first.tokens + rest[0].tokens == reference_tokens([1, 2, 3], Sampling(), 100)
+        assert first.logprobs is not None
+        assert rest[0].logprobs is not None
+        tokens = first.tokens + rest[0].tokens
+        assert first.logprobs + rest[0].logprobs == reference_logprobs([1, 2, 3], tokens, CHATTY)
         assert (first.finish_reason, rest[0].finish_reason) == (None, FinishReason.LENGTH)
         assert len(first.prompt_scores or ()) == 2
         assert rest[0].timeline is not None
@@ -267,13 +272,15 @@ def test_a_slow_reader_gets_everything_in_few_pieces() -> None:
 
 def test_what_comes_before_the_first_read_is_one_update_with_its_scores() -> None:
     async def main(thread: EngineThread, gate: Gate) -> None:
-        task = asyncio.ensure_future(anext(thread.submit(make_request("a", max_tokens=3, score_prompt=True))))
+        request = make_request("a", max_tokens=3, sampling=CHATTY, score_prompt=True)
+        task = asyncio.ensure_future(anext(thread.submit(request)))
         await gate.wait_reached()
         gate.open()
         thread.close(drain_ms=10_000.0)  # on the loop itself, so nothing is read meanwhile
         update = await task
         assert update.tokens == reference_tokens([1, 2, 3], Sampling(), 3)
         assert update.prompt_scores == reference_scores([1, 2, 3])
+        assert update.logprobs == reference_logprobs([1, 2, 3], update.tokens, CHATTY)
 
     gate = Gate()
     with running(FakeRunner(on_launch=gate), SchedulerConfig(max_burst_steps=1)) as thread:

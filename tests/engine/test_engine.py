@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
+from tests.engine.answers import (
+    answer_all,
+    drain,
+    expected,
+    expected_logprobs,
+    last_update,
+    make_engine,
+)
 from tests.fakes import (
     LIMITS,
     EveryOther,
@@ -14,80 +21,16 @@ from tests.fakes import (
     FakeRunner,
     PlantedError,
     make_request,
-    reference_logprobs,
     reference_scores,
     reference_tokens,
 )
-from vivace.batch import Batch, Logprobs, RunnerLimits, Sampling, StepResult
+from vivace.batch import Batch, Logprobs, Sampling, StepResult
 from vivace.engine.engine import Engine
-from vivace.engine.request import FinishReason, Request, StepEvent, Update
+from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import ConfigError, ContextLengthError, EngineError, QueueFullError, RequestError
 
 NO_BURSTS = SchedulerConfig(max_burst_steps=1)
-
-
-@dataclass
-class Answer:
-    tokens: list[int] = field(default_factory=list)
-    updates: int = 0
-    scores: list[float] | None = None
-    logprobs: list[Logprobs] | None = None
-    last: Update | None = None
-
-    @property
-    def reason(self) -> FinishReason | None:
-        return self.last.finish_reason if self.last else None
-
-
-def make_engine(runner: FakeRunner, config: SchedulerConfig | None = None) -> Engine:
-    return Engine(runner, config, runner.clock)
-
-
-def gather(answers: dict[str, Answer], event: StepEvent) -> None:
-    for update in event:
-        answer = answers.setdefault(update.id, Answer())
-        assert answer.last is None, "an update after the last one"
-        assert update.prompt_scores is None or answer.updates == 0, "scores come with the first update"
-        answer.tokens += update.tokens
-        answer.updates += 1
-        if update.logprobs is not None:
-            assert len(update.logprobs) == len(update.tokens), "a token without its log-probability"
-            answer.logprobs = (answer.logprobs or []) + update.logprobs
-        answer.scores = update.prompt_scores if update.prompt_scores is not None else answer.scores
-        if update.finish_reason is not None:
-            assert update.timeline is not None
-            answer.last = update
-        else:
-            assert update.tokens, "an update without news"
-
-
-def drain(engine: Engine) -> dict[str, Answer]:
-    answers: dict[str, Answer] = {}
-    while engine.has_work:
-        gather(answers, engine.step())
-        engine.check_integrity()
-    return answers
-
-
-def answer_all(requests: list[Request], runner: FakeRunner, config: SchedulerConfig | None = None) -> dict[str, Answer]:
-    engine = make_engine(runner, config)
-    for request in requests:
-        engine.add(request)
-    return drain(engine)
-
-
-def expected(request: Request, limits: RunnerLimits = LIMITS) -> list[int]:
-    room = min(request.max_tokens, limits.context_length - len(request.prompt))
-    constraint = request.constraint.again() if isinstance(request.constraint, EveryOther) else None
-    return reference_tokens(request.prompt, request.sampling, room, limits.vocab_size, constraint)
-
-
-def expected_logprobs(
-    request: Request, tokens: list[int], vocab_size: int = LIMITS.vocab_size
-) -> list[Logprobs] | None:
-    asked = request.sampling.logprobs >= 0 and tokens
-    return reference_logprobs(request.prompt, tokens, request.sampling, vocab_size) if asked else None
 
 
 def mixed_requests(count: int) -> list[Request]:
@@ -174,12 +117,7 @@ def test_the_last_update_tells_how_much_of_the_prompt_was_cached() -> None:
     engine = make_engine(FakeRunner())
     for id, cached in (("a", 0), ("b", 32)):
         engine.add(make_request(id, range(40)))
-        assert _last(drain(engine)[id]).cached_tokens == cached
-
-
-def _last(answer: Answer) -> Update:
-    assert answer.last is not None
-    return answer.last
+        assert last_update(drain(engine)[id]).cached_tokens == cached
 
 
 def test_requests_under_way_have_ids_of_their_own() -> None:
@@ -365,7 +303,7 @@ def test_min_tokens_holds_stop_tokens_back() -> None:
     assert answer.tokens == expected(request)
 
 
-def test_a_constraint_chooses_among_tokens_and_is_told_of_all_but_the_last() -> None:
+def test_a_constraint_chooses_among_tokens_and_is_told_of_all_but_thelast_update() -> None:
     constraint = EveryOther(101)
     answer = answer_all([make_request(constraint=constraint), make_request("b", max_tokens=30)], FakeRunner())["a"]
     assert [token % 2 for token in answer.tokens[0::3]] == [0, 0, 0]
@@ -397,7 +335,7 @@ def test_a_constraint_that_fails_ends_its_own_request_only(fail_at: int, in_mask
     answers = answer_all(requests, FakeRunner())
     assert answers["a"].tokens == expected(requests[0])
     assert answers["b"].reason is FinishReason.ERROR
-    assert f"constraint of this request failed (PlantedError: {message})" in _last(answers["b"]).error
+    assert f"constraint of this request failed (PlantedError: {message})" in last_update(answers["b"]).error
     told = max(0, fail_at - in_mask)
     assert answers["b"].tokens == expected(make_request(max_tokens=20, constraint=EveryOther(101)))[:told]
 
@@ -410,7 +348,7 @@ def test_a_mask_that_is_none_ends_its_request(mask: bytes) -> None:
 
     answer = answer_all([make_request(constraint=Broken(101))], FakeRunner())["a"]
     assert answer.reason is FinishReason.ERROR
-    assert "ValueError" in _last(answer).error
+    assert "ValueError" in last_update(answer).error
 
 
 def test_a_failed_step_ends_only_the_requests_in_it() -> None:
@@ -421,7 +359,7 @@ def test_a_failed_step_ends_only_the_requests_in_it() -> None:
     answers = drain(engine)
     for id in "ab":
         assert answers[id].reason is FinishReason.ERROR
-        assert "PlantedError: planted in launch 1" in _last(answers[id]).error
+        assert "PlantedError: planted in launch 1" in last_update(answers[id]).error
     for request in requests[2:]:
         assert answers[request.id].tokens == expected(request)
     assert engine.stats().failed_steps == 1
@@ -434,7 +372,7 @@ def test_what_a_failed_step_wrote_is_never_shared() -> None:
     drain(engine)
     engine.add(make_request("b", range(40)))
     answer = drain(engine)["b"]
-    assert _last(answer).cached_tokens == 0
+    assert last_update(answer).cached_tokens == 0
     assert answer.tokens == expected(make_request("b", range(40)))
 
 
@@ -474,7 +412,7 @@ def test_a_result_that_breaks_the_contract_is_an_error(
     runner.change = change
     answer = answer_all([make_request()], runner)["a"]
     assert answer.reason is FinishReason.ERROR
-    assert message in _last(answer).error
+    assert message in last_update(answer).error
 
 
 def test_missing_scores_are_an_error() -> None:
@@ -482,7 +420,14 @@ def test_missing_scores_are_an_error() -> None:
     runner.change = lambda result: replace(result, scores={})
     answer = answer_all([make_request(score_prompt=True)], runner)["a"]
     assert answer.reason is FinishReason.ERROR
-    assert "no scores" in _last(answer).error
+    assert "no scores" in last_update(answer).error
+
+
+def test_log_probabilities_that_nobody_asked_for_are_dropped() -> None:
+    runner = AlteredRunner()
+    runner.change = lambda result: replace(result, logprobs={0: [Logprobs(-1.0)] * len(result.tokens[0])})
+    answer = answer_all([make_request()], runner)["a"]
+    assert (answer.reason, answer.logprobs) == (FinishReason.LENGTH, None)
 
 
 @pytest.mark.parametrize("logprobs", [{}, {0: []}, {0: [Logprobs(-1.0)] * 2}])
@@ -491,7 +436,7 @@ def test_missing_log_probabilities_are_an_error(logprobs: dict[int, list[Logprob
     runner.change = lambda result: replace(result, logprobs=logprobs)
     answer = answer_all([make_request(sampling=Sampling(logprobs=0))], runner)["a"]
     assert answer.reason is FinishReason.ERROR
-    assert "no log-probability" in _last(answer).error
+    assert "no log-probability" in last_update(answer).error
 
 
 def test_scores_come_with_the_first_token_and_survive_preemption() -> None:
@@ -517,7 +462,7 @@ def test_the_timeline_tells_queue_prefill_and_decode_apart() -> None:
     clock.advance(0.5)
     engine.add(make_request("a", range(30), 4, arrived=1000.0, preprocess_ms=100.0))
     clock.advance(0.5)
-    timeline = _last(drain(engine)["a"]).timeline
+    timeline = last_update(drain(engine)["a"]).timeline
     assert timeline is not None
     assert timeline.preprocess_ms == 100.0
     assert timeline.queue_ms == pytest.approx(900.0)
@@ -552,145 +497,3 @@ def test_stats_count_what_is_held_and_done() -> None:
     stats = engine.stats()
     assert (stats.waiting, stats.running, stats.steps, stats.passes, stats.tokens) == (0, 0, 8, 8, 8)
     assert (stats.blocks_used, stats.blocks_cached, stats.cached_tokens) == (0, 1, 16)
-
-
-def unfailing(request: Request) -> Request:
-    """The same request, with a constraint that never fails."""
-    constrained = isinstance(request.constraint, EveryOther)
-    return replace(request, constraint=EveryOther(request.constraint.arguments[0])) if constrained else request
-
-
-class Storm:
-    """Requests of all kinds that come, go, and fail at random, against the answers that each must give."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.limits = RunnerLimits(
-            slots=self.rng.randrange(1, 7),
-            blocks=self.rng.randrange(8, 25),
-            max_batch_tokens=self.rng.randrange(1, 40),
-            context_length=100,
-            vocab_size=50,
-        )
-        self.runner = FakeRunner(self.limits, pass_ms=0.25, on_launch=self.meddle, on_pass=self.maybe_interrupt)
-        self.engine = make_engine(self.runner, SchedulerConfig(max_waiting=12, max_burst_steps=self.rng.choice((1, 8))))
-        self.under_way: dict[str, Request] = {}
-        self.answers: dict[str, Answer] = {}
-        self.seen: Counter[str] = Counter()
-        self.failures_in_a_row = 0
-
-    def maybe_interrupt(self) -> None:
-        if self.rng.random() < 0.1:
-            self.engine.interrupt()
-
-    def meddle(self, batch: Batch) -> None:
-        self.seen["history"] += any(row.history for row in batch.rows)
-        self.seen["masks beside others"] += len({row.mask is None for row in batch.rows}) == 2
-        if self.rng.random() < 0.02:
-            self.abort_one()
-        if self.failures_in_a_row < 2 and self.rng.random() < 0.005:
-            self.failures_in_a_row += 1
-            raise PlantedError("bad luck")
-        self.failures_in_a_row = 0
-
-    def abort_one(self) -> None:
-        if self.under_way:
-            self.engine.abort(self.rng.choice(list(self.under_way)))
-
-    def add_one(self, id: str) -> None:
-        rng = self.rng
-        prompt = [rng.randrange(2)] * rng.randrange(1, 50) + rng.choices(range(50), k=rng.randrange(1, 20))
-        constraint = self.draw_constraint() if rng.random() < 0.1 else None
-        sampling = Sampling(
-            rng.choice((0.0, 1.0)),
-            seed=rng.randrange(3),
-            stop_token_ids=(7,) * rng.randrange(2),
-            repetition_penalty=rng.choice((1.0, 1.0, 1.2)),
-            presence_penalty=rng.choice((0.0, 0.0, 0.0, -0.5)),
-            frequency_penalty=rng.choice((0.0, 0.0, 0.0, 0.5)),
-            logit_bias=((5, 1.0),) * rng.randrange(2),
-            min_tokens=0 if constraint else rng.randrange(4),
-            logprobs=rng.choice((-1, -1, 0, 2)),
-        )
-        request = make_request(
-            id,
-            prompt,
-            rng.randrange(1, 40),
-            sampling,
-            arrived=self.runner.clock(),
-            cache_salt=rng.choice(("", "", "s")),
-            score_prompt=rng.random() < 0.1,
-            constraint=constraint,
-        )
-        try:
-            self.engine.add(request)
-        except QueueFullError:
-            return
-        self.under_way[id] = request
-
-    def draw_constraint(self) -> EveryOther:
-        fail_at = self.rng.choice((None, None, self.rng.randrange(20)))
-        return EveryOther(self.limits.vocab_size, fail_at, in_mask=self.rng.random() < 0.5)
-
-    def step(self) -> None:
-        event = self.engine.step()
-        self.engine.check_integrity()
-        gather(self.answers, event)
-        for update in event:
-            if update.finish_reason is not None:
-                self.judge(self.under_way.pop(update.id), self.answers.pop(update.id))
-
-    def judge(self, request: Request, answer: Answer) -> None:
-        assert answer.reason is not None
-        self.seen[answer.reason] += 1
-        due = expected(unfailing(request), self.limits)
-        if answer.reason in (FinishReason.STOP, FinishReason.LENGTH):
-            assert answer.tokens == due
-        else:
-            assert answer.tokens == due[: len(answer.tokens)]
-            assert answer.reason is FinishReason.ABORT or "PlantedError" in _last(answer).error
-        assert answer.logprobs == expected_logprobs(request, answer.tokens, self.limits.vocab_size)
-        if request.score_prompt and answer.tokens:
-            assert answer.scores == reference_scores(request.prompt)
-        timeline = _last(answer).timeline
-        assert timeline is not None
-        self.seen["logprobs"] += answer.logprobs is not None
-        self.seen["constraint failures"] += "The constraint" in _last(answer).error
-        if answer.reason is not FinishReason.ABORT and "mask 0" not in _last(answer).error:
-            # those may end in the middle of a step, and before any
-            assert timeline.total_ms == pytest.approx((self.runner.clock() - request.arrived) * 1000, abs=1e-6)
-
-    def blow(self, steps: int) -> None:
-        for index in range(steps):
-            for _ in range(self.rng.choice((0, 0, 0, 1, 1, 4)) if index % 100 < 80 else 0):
-                self.add_one(f"{index} {self.rng.random()}")
-            if self.rng.random() < 0.05:
-                self.abort_one()
-            self.step()
-        while self.engine.has_work:
-            self.step()
-        assert not self.under_way
-        assert self.engine.stats().blocks_used == 0
-
-
-def blow_storms(seeds: range, steps: int) -> None:
-    """Also checks that the storms, taken together, went through everything they are meant to."""
-    seen: Counter[str] = Counter()
-    for seed in seeds:
-        storm = Storm(seed)
-        storm.blow(steps)
-        stats = storm.engine.stats()
-        seen.update(storm.seen)
-        seen.update(preemptions=stats.preemptions, cached=stats.cached_tokens, bursts=stats.passes - stats.steps)
-    due = [*FinishReason, "preemptions", "cached", "bursts", "history", "masks beside others"]
-    assert not [name for name in [*due, "constraint failures", "logprobs"] if not seen[name]]
-
-
-def test_ten_thousand_random_steps_keep_every_promise() -> None:
-    blow_storms(range(20), 500)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_hundred_thousand_random_steps_keep_every_promise() -> None:
-    blow_storms(range(100, 150), 2000)

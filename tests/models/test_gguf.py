@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,16 @@ def open_bytes(directory: Path, data: bytes) -> GgufFile:
     return GgufFile.open(path)
 
 
-def read_all(path: Path) -> None:
-    """Look at everything a file holds."""
-    file = GgufFile.open(path)
-    for name, entry in file.entries.items():
-        if entry.blocks.decode is not None:
-            assert dequantize(entry.blocks, file.rows(name)).size == np.prod(entry.shape)
+def refusal(path: Path) -> str:
+    """Look at everything a file holds: the message of the error that this ends in, or else the file's name."""
+    try:
+        file = GgufFile.open(path)
+        for name, entry in file.entries.items():
+            if entry.blocks.decode is not None:
+                assert dequantize(entry.blocks, file.rows(name)).size == math.prod(entry.shape)
+    except VivaceError as error:
+        return str(error)
+    return path.name
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -195,10 +200,7 @@ def test_strings_are_bounded_over_all_lists(tmp_path: Path, monkeypatch: pytest.
 def test_random_bytes_give_only_our_errors(tmp_path: Path, rest: bytes, tensors: int, keys: int) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(header(tensors, keys, rest))
-    try:
-        read_all(path)
-    except VivaceError as error:
-        assert "model.gguf" in str(error)
+    assert "model.gguf" in refusal(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
@@ -218,7 +220,4 @@ def test_any_tensor_infos_give_tensors_or_our_errors(tmp_path: Path, infos: list
     path = tmp_path / "model.gguf"
     rest = b"".join(tensor_info(name, tuple(shape), kind, offset) for name, shape, kind, offset in infos)
     path.write_bytes(header(len(infos), 0, rest) + bytes(size))
-    try:
-        read_all(path)
-    except VivaceError as error:
-        assert "model.gguf" in str(error)
+    assert "model.gguf" in refusal(path)

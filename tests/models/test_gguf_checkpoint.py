@@ -15,7 +15,7 @@ from tests.gguf_files import Stored, byte_level_metadata, convert, permute, stor
 from tests.runners.loading import Loaded, blocks_for, load_directory, random_prompt
 from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.gguf import GgufFile
-from vivace.models.gguf_blocks import FORMATS, dequantize
+from vivace.models.gguf_blocks import FORMATS
 from vivace.models.gguf_checkpoint import GgufCheckpoint, LazyTensor
 from vivace.models.gguf_config import read_architecture, read_gguf_config
 from vivace.models.weights import read_weights
@@ -207,7 +207,9 @@ def test_blocks_that_cannot_be_read_spoil_only_their_own_tensor(tmp_path: Path) 
     path = convert(write_llama(tmp_path / "model"), tmp_path / "model.gguf", save_one_as("Q2_K", "blk.1.ffn_up.weight"))
     checkpoint = open_checkpoint(path)
     assert checkpoint.tensor("model.layers.1.mlp.gate_proj.weight").shape == (112, 64)
-    with pytest.raises(UnsupportedModelError, match=r"'blk\.1\.ffn_up\.weight' is stored as Q2_K\. Supported are .*Q4_K"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'blk\.1\.ffn_up\.weight' is stored as Q2_K\. Supported are .*Q4_K"
+    ):
         checkpoint.tensor("model.layers.1.mlp.up_proj.weight")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.checkpoints import set_fields, write_llama, write_qwen2
 from tests.families import write_gemma3, write_gpt2, write_mistral, write_phi3, write_qwen3
-from tests.gguf_files import convert, value
+from tests.gguf_files import convert, value, write_gguf
 from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.config import ModelConfig, read_config
 from vivace.models.gguf import GgufFile
@@ -129,8 +129,6 @@ def test_metadata_that_cannot_be_is_refused_by_file_and_field(tmp_path: Path, mo
 
 
 def test_a_file_without_an_embedding_is_no_language_model(tmp_path: Path) -> None:
-    from tests.gguf_files import write_gguf
-
     sizes = {"llama.embedding_length": 64, "llama.attention.head_count": 4}
     path = write_gguf(tmp_path / "model.gguf", {"general.architecture": "llama"} | sizes)
     with pytest.raises(CheckpointError, match=r"no matrix 'token_embd\.weight'"):
@@ -138,7 +136,7 @@ def test_a_file_without_an_embedding_is_no_language_model(tmp_path: Path) -> Non
 
 
 def test_factors_of_a_rope_must_fit_it(tmp_path: Path) -> None:
-    scaling = LLAMA3 | {"factor": float("inf")}
+    scaling = LLAMA3 | {"factor": -8.0}
     directory = write_llama(tmp_path / "model", rope_scaling=scaling)
     with pytest.raises(CheckpointError, match=r"'rope_freqs\.weight' holds no 8 numbers above 0"):
         read(convert(directory, tmp_path / "model.gguf"))

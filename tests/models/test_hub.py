@@ -88,6 +88,13 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
         locate_model(str(path))
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "model.Q4_K_M.GGUF"])
+def test_a_gguf_file_is_taken_as_given(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"")
+    assert locate_model(str(path)) == path
+
+
 def test_the_hub_is_not_imported_for_a_local_model(tmp_path: Path) -> None:
     lines = [
         "import sys",

@@ -9,9 +9,9 @@
 #include <random>
 #include <stdexcept>
 
-#include "../../src/vivace/native/bandwidth.h"
 #include "../../src/vivace/native/cpu.h"
 #include "../../src/vivace/native/decoder.h"
+#include "../../src/vivace/native/limits.h"
 
 using namespace vivace;
 
@@ -64,11 +64,7 @@ void check_products(const Kernels& kernels, PackFormat format) {
     for (int row = 0; row < rows; row++) kernels.quantize_row(x.data() + row * inputs, inputs, padded, row, in);
   std::vector<float> out(rows * outputs, 1.0f), weights(inputs);
   const LinearTile tile{0, linear.blocks(), 0, rows, out.data(), outputs, true};
-  const auto multiply = format.format == Format::f32    ? kernels.multiply_f32
-                        : format.format == Format::bf16 ? kernels.multiply_bf16
-                        : format.format == Format::int8 ? kernels.multiply_int8
-                                                        : kernels.multiply_int4;
-  multiply(linear.view(), in, tile);
+  kernel_for(kernels, format.format)(linear.view(), in, tile);
   for (int row = 0; row < rows; row++)
     for (int output = 0; output < outputs; output++) {
       unpack_row(linear, output, weights.data());
@@ -180,6 +176,7 @@ void check_other_rows(Decoder& decoder) {
 int main() {
   check_every_tile_runs_once();
   expect(measure_read_bandwidth(1 << 20, 3, 2) > 0, "bandwidth is measured");
+  expect(measure_multiply_rate(Format::int4, "", 2, 1) > 0, "the rate of multiplying is measured");
   const Model model;
   for (const std::string& isa : supported_isas())
     for (const PackFormat format : {PackFormat{Format::f32}, PackFormat{Format::bf16}, PackFormat{Format::int8},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from tests.families import (
     write_qwen3,
     write_smollm3,
 )
-from tests.runners.loading import blocks_for, load_directory, random_prompt, run
-from vivace.batch import Row, Sampling, Want
+from tests.runners.loading import blocks_for, generate, load_directory, random_prompt, run
+from vivace.batch import Logprobs, Row, Sampling, Want
 from vivace.runners.reference import (
     Quantization,
+    adjust,
+    keep_likeliest,
     log_softmax,
     quantize_activations,
     quantize_rows,
     random_number,
+    report_logprobs,
     sample,
 )
 
@@ -193,3 +197,152 @@ def test_sampled_tokens_follow_the_distribution_asked_for() -> None:
     kept = np.where(np.cumsum(weights) - weights < 0.95, weights, 0)  # the logits fall, so order is kept
     shares = np.bincount(drawn, minlength=5) / len(drawn)
     np.testing.assert_allclose(shares, kept / kept.sum(), atol=0.03)
+
+
+LOGITS = np.array([2.0, -1.0, 0.5, -3.0, 0.0], np.float32)
+HISTORY = [0, 1, 1, 2, 2, 2]
+
+
+def test_logits_nobody_speaks_of_stay_as_they_are() -> None:
+    np.testing.assert_array_equal(adjust(LOGITS, Sampling(), 6, HISTORY, None), LOGITS)
+
+
+def test_a_mask_leaves_only_what_it_allows() -> None:
+    np.testing.assert_array_equal(adjust(LOGITS, Sampling(), 6, (), b"\x12"), [-np.inf, -1, -np.inf, -np.inf, 0])
+    with pytest.raises(AssertionError, match="nothing"):
+        adjust(LOGITS, Sampling(), 6, (), b"\xe0")
+
+
+def test_a_repetition_penalty_is_that_of_transformers() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.RepetitionPenaltyLogitsProcessor(1.3)
+    expected = processor(torch.tensor([HISTORY]), torch.tensor(LOGITS[None]))[0].numpy()
+    sampling = Sampling(repetition_penalty=1.3, prompt_length=4)
+    np.testing.assert_array_equal(adjust(LOGITS, sampling, 6, HISTORY, None), expected)
+
+
+def test_presence_and_frequency_count_what_was_generated() -> None:
+    presence = Sampling(presence_penalty=0.5, prompt_length=2)
+    np.testing.assert_allclose(adjust(LOGITS, presence, 6, HISTORY, None), LOGITS - [0, 0.5, 0.5, 0, 0])
+    frequency = Sampling(frequency_penalty=0.5, prompt_length=2)
+    np.testing.assert_allclose(adjust(LOGITS, frequency, 6, HISTORY, None), LOGITS - [0, 0.5, 1.5, 0, 0])
+
+
+def test_a_bias_comes_before_the_penalties_and_the_ban_after() -> None:
+    sampling = Sampling(
+        logit_bias=((0, -3.0), (4, 2.0)),
+        repetition_penalty=2.0,
+        presence_penalty=0.25,
+        stop_token_ids=(4,),
+        min_tokens=5,
+        prompt_length=2,
+    )
+    expected = [-2.0, -2.25, 0.0, -3.0, -np.inf]
+    np.testing.assert_allclose(adjust(LOGITS, sampling, 6, HISTORY, None), expected)
+    np.testing.assert_allclose(adjust(LOGITS, sampling, 7, [*HISTORY, 3], None)[4], 2.0)
+
+
+def test_a_history_that_does_not_reach_the_token_is_refused() -> None:
+    with pytest.raises(AssertionError, match="history"):
+        adjust(LOGITS, Sampling(presence_penalty=1.0), 7, HISTORY, None)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1.3, min_p=0.2),
+        Sampling(temperature=0.8, top_k=30, min_p=0.05),
+        Sampling(temperature=1.5, top_p=0.7, min_p=0.05),
+        Sampling(temperature=1.5, top_k=40, top_p=0.8, min_p=0.02),
+        Sampling(temperature=1.5, top_k=40, top_p=0.5, min_p=0.2),
+    ],
+    ids=str,
+)
+def test_what_is_kept_is_what_transformers_keeps(sampling: Sampling) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    logits = np.random.default_rng(0).standard_normal(300).astype(np.float32) * 2
+    scores = torch.tensor(logits[None]) / sampling.temperature
+    if sampling.top_k:
+        scores = transformers.TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = transformers.TopPLogitsWarper(sampling.top_p)(None, scores)
+    scores = transformers.MinPLogitsWarper(sampling.min_p)(None, scores)[0]
+    kept = keep_likeliest(np.exp((logits - logits.max()) / np.float64(sampling.temperature)), sampling)
+    assert sorted(kept) == torch.isfinite(scores).nonzero().flatten().tolist()
+
+
+def test_log_probabilities_are_of_the_logits_as_they_came_and_equals_are_told_lowest_first() -> None:
+    report = report_logprobs(np.log(np.array([1, 3, 2, 3, 1], np.float32)), 4, 3)
+    assert [token for token, _ in report.likeliest] == [1, 3, 2]
+    np.testing.assert_allclose(np.exp([report.chosen, *(value for _, value in report.likeliest)]), [0.1, 0.3, 0.3, 0.2])
+
+
+PENALTIES = Sampling(
+    temperature=0.8,
+    seed=5,
+    repetition_penalty=1.4,
+    presence_penalty=0.3,
+    frequency_penalty=0.2,
+    min_tokens=6,
+    stop_token_ids=tuple(range(0, 256, 3)),
+    prompt_length=20,
+    logprobs=2,
+)
+
+
+def test_penalties_and_log_probabilities_are_the_same_in_bursts_steps_verified_and_after_a_prefix(
+    tmp_path: Path,
+) -> None:
+    model, prompt = load_directory(write_llama(tmp_path / "model")), random_prompt(20)
+    runner = model.reference("none")
+    sampling = replace(PENALTIES, stop_token_ids=(300,))  # none that comes
+    opening = Row(0, 0, prompt, blocks_for(40), Want.SAMPLE, 12, opens=sampling)
+    burst = run(runner, opening, max_steps=12)
+    answer, told = list(burst.tokens[0]), list(burst.logprobs[0])
+    assert len(told) == 12
+    assert answer != generate(runner, prompt, Sampling(temperature=0.8, seed=5), 12)
+
+    steps = [run(runner, replace(opening, slot=1, limit=1))]
+    steps += [run(runner, Row(1, 20 + i, want=Want.SAMPLE)) for i in range(11)]
+    assert [step.tokens[0][0] for step in steps] == answer
+    assert_close([step.logprobs[0][0] for step in steps], told)
+
+    run(runner, replace(opening, slot=2, tokens=prompt[:7], want=Want.NOTHING))
+    again = [run(runner, Row(2, 7, prompt[7:], want=Want.SAMPLE))]
+    proposed = [*answer[:5], (answer[5] + 1) % 256, 9]
+    again.append(run(runner, Row(2, 20, proposed, want=Want.VERIFY)))
+    again.append(run(runner, Row(2, 25, want=Want.SAMPLE, limit=6), max_steps=6))
+    assert [token for step in again for token in step.tokens[0]] == answer
+    assert_close([logprobs for step in again for logprobs in step.logprobs[0]], told)
+
+    shared = Row(3, 16, prompt[16:], [*blocks_for(16), *blocks_for(24, 10)], Want.SAMPLE, 12, opens=sampling)
+    assert run(runner, replace(shared, history=prompt[:16]), max_steps=12).tokens[0] == answer
+    with pytest.raises(AssertionError, match="missing"):
+        run(runner, shared)
+
+
+def assert_close(ours: list[Logprobs], theirs: list[Logprobs]) -> None:
+    assert [[token for token, _ in one.likeliest] for one in ours] == [[t for t, _ in one.likeliest] for one in theirs]
+    np.testing.assert_allclose([one.chosen for one in ours], [one.chosen for one in theirs], atol=1e-4)
+
+
+def test_stop_tokens_do_not_come_before_min_tokens_and_end_a_burst_after(tmp_path: Path) -> None:
+    model, prompt = load_directory(write_llama(tmp_path / "model")), random_prompt(20)
+    answer = generate(model.reference("none"), prompt, PENALTIES, 20)
+    assert not set(answer[:6]) & set(PENALTIES.stop_token_ids)
+    assert [token in PENALTIES.stop_token_ids for token in answer[6:]] == [False] * (len(answer) - 7) + [True]
+    assert len(answer) < 20
+
+
+def test_a_masked_row_says_what_its_mask_allows(tmp_path: Path) -> None:
+    model, prompt = load_directory(write_llama(tmp_path / "model")), random_prompt(20)
+    runner = model.reference("none")
+    mask = bytes([0b100, *[0] * 40])[: -(-model.config.vocab_size // 8)]
+    row = Row(0, 0, prompt, blocks_for(20), Want.SAMPLE, opens=Sampling(logprobs=1), mask=mask)
+    result = run(runner, row)
+    assert result.tokens[0] == [2]
+    assert result.logprobs[0][0].likeliest[0][1] > result.logprobs[0][0].chosen
+    with pytest.raises(AssertionError, match="burst"):
+        run(runner, replace(row, limit=2), max_steps=2)

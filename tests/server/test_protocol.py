@@ -75,6 +75,19 @@ def test_a_missing_field_is_named(missing: str) -> None:
         ("stop_token_ids", [2**31]),
         ("metadata", {"a": 1}),
         ("seed", 1.5),
+        ("min_p", 1.5),
+        ("repetition_penalty", 0),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", -2.5),
+        ("frequency_penalty", "much"),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {str(id): 1 for id in range(1025)}),
+        ("min_tokens", -1),
+        ("logprobs", 3),
+        ("top_logprobs", 21),
+        ("top_logprobs", True),
     ],
 )
 def test_a_value_out_of_range_names_its_field(field: str, value: object) -> None:
@@ -94,20 +107,12 @@ def test_an_empty_stop_string_is_refused(stop: object) -> None:
     ("field", "value"),
     [
         ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -0.5),
-        ("logit_bias", {"5": 1}),
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
         ("service_tier", "flex"),
-        ("min_p", 0.1),
-        ("repetition_penalty", 1.1),
-        ("min_tokens", 5),
     ],
 )
 def test_a_field_that_is_not_supported_yet_is_refused_by_name(field: str, value: object) -> None:
@@ -132,9 +137,7 @@ def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, object]) -> 
     assert decode_chat(chat(**fields)).model == "tiny"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "."), ("logprobs", 0), ("n", 3)]
-)
+@pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "."), ("n", 3)])
 def test_a_completion_field_that_is_not_supported_yet_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(FieldError) as caught:
         decode_completion(completion(**{field: value}))
@@ -224,6 +227,49 @@ def test_params_carry_what_was_asked() -> None:
     params = chat_params(decode_chat(body))
     assert (params.max_tokens, params.temperature, params.top_k, params.top_p) == (5, 0.5, 3, 0.9)
     assert (params.seed, params.stop, params.stop_token_ids, params.ignore_eos) == (7, ("x",), (4,), True)
+
+
+def test_params_carry_penalties_biases_and_bounds() -> None:
+    body = chat(
+        min_p=0.1,
+        repetition_penalty=1.2,
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        logit_bias={"5": -1},
+        min_tokens=3,
+    )
+    params = chat_params(decode_chat(body))
+    assert (params.min_p, params.repetition_penalty, params.min_tokens) == (0.1, 1.2, 3)
+    assert (params.presence_penalty, params.frequency_penalty) == (-1, 0.5)
+    assert params.logit_bias == {5: -1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_a_chat_asks_for_log_probabilities_with_two_fields(fields: dict[str, Any], logprobs: int | None) -> None:
+    assert chat_params(decode_chat(chat(**fields))).logprobs == logprobs
+
+
+def test_top_logprobs_without_logprobs_are_refused() -> None:
+    with pytest.raises(FieldError, match="Set logprobs to true") as caught:
+        chat_params(decode_chat(chat(top_logprobs=2)))
+    assert caught.value.field == "top_logprobs"
+
+
+def test_a_completion_asks_for_log_probabilities_with_one_field() -> None:
+    assert completion_params(decode_completion(completion())).logprobs is None
+    assert completion_params(decode_completion(completion(logprobs=0))).logprobs == 0
+    with pytest.raises(FieldError) as caught:
+        decode_completion(completion(logprobs=21))
+    assert caught.value.field == "logprobs"
 
 
 def test_what_is_left_open_stays_open() -> None:

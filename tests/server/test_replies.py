@@ -19,7 +19,7 @@ from vivace.errors import (
     VivaceError,
 )
 from vivace.server.protocol import FieldError
-from vivace.server.replies import ChatReplies, CompletionReplies, describe_error, make_usage
+from vivace.server.replies import ChatReplies, CompletionReplies, ScoredToken, describe_error, make_usage
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,54 @@ def test_a_whole_chat_answer_has_the_apis_shape() -> None:
             "logprobs": None,
         }
     ]
+
+
+TOKENS = [
+    ScoredToken(b"Hi", -0.5, [(b"Hi", -0.5), (b" \xc3", -1.5)], 0),
+    ScoredToken(b"\xa9", -2.0, [(b"\xa8", -1.0)], 2),
+]
+
+
+def test_the_log_probabilities_of_a_chat_have_the_apis_shape() -> None:
+    replies = ChatReplies("chatcmpl-1", 7, "tiny")
+    told = {
+        "content": [
+            {
+                "token": "Hi",
+                "logprob": -0.5,
+                "bytes": [72, 105],
+                "top_logprobs": [
+                    {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]},
+                    {"token": " \ufffd", "logprob": -1.5, "bytes": [32, 195]},
+                ],
+            },
+            {
+                "token": "\ufffd",
+                "logprob": -2.0,
+                "bytes": [169],
+                "top_logprobs": [{"token": "\ufffd", "logprob": -1.0, "bytes": [168]}],
+            },
+        ],
+        "refusal": None,
+    }
+    assert json.loads(replies.whole("Hi", "stop", USAGE, TOKENS))["choices"][0]["logprobs"] == told
+    assert json.loads(replies.piece("Hi", TOKENS))["choices"][0]["logprobs"] == told
+    assert json.loads(replies.piece("", []))["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+
+
+def test_the_log_probabilities_of_a_completion_have_the_apis_shape() -> None:
+    replies = CompletionReplies("cmpl-1", 7, "tiny")
+    told = {
+        "tokens": ["Hi", "\ufffd"],
+        "token_logprobs": [-0.5, -2.0],
+        "top_logprobs": [{"Hi": -0.5, " \ufffd": -1.5}, {"\ufffd": -1.0}],
+        "text_offset": [0, 2],
+    }
+    assert json.loads(replies.whole("Hi", "stop", USAGE, TOKENS))["choices"][0]["logprobs"] == told
+    assert json.loads(replies.piece("Hi", TOKENS))["choices"][0]["logprobs"] == told
+
+
+def test_a_token_that_is_not_among_the_likeliest_is_told_with_them() -> None:
+    replies = CompletionReplies("cmpl-1", 7, "tiny")
+    told = json.loads(replies.piece("x", [ScoredToken(b"x", -5.0, [(b"y", -1.0)], 0)]))["choices"][0]["logprobs"]
+    assert told["top_logprobs"] == [{"y": -1.0, "x": -5.0}]

@@ -251,6 +251,64 @@ async def test_sampling_settings_reach_the_runner(model: Model) -> None:
         assert sampling.seed == 2**64 - 1
 
 
+async def test_penalties_reach_the_runner(model: Model) -> None:
+    asked: dict[str, Any] = {
+        "min_p": 0.1,
+        "repetition_penalty": 1.5,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+        "min_tokens": 2,
+    }
+    async with serving(model) as server:
+        assert (await post(server.http, logit_bias={"7": 1.5}, **asked)).status_code == 200
+        sampling = server.runner.batches[0].rows[0].opens
+        assert sampling is not None
+        assert {name: getattr(sampling, name) for name in asked} == asked
+        assert (dict(sampling.logit_bias), sampling.logprobs) == ({7: 1.5}, -1)
+
+
+@pytest.mark.parametrize("fields", [{"logit_bias": {"5000": 1}}, {"stop_token_ids": [5000]}])
+async def test_a_token_outside_the_vocabulary_is_refused(model: Model, fields: dict[str, Any]) -> None:
+    async with serving(model) as server:
+        response = await post(server.http, **fields)
+        assert response.status_code == 400
+        assert next(iter(fields)) in response.json()["error"]["message"]
+
+
+async def test_the_official_client_reads_log_probabilities_of_a_chat(model: Model) -> None:
+    async with serving(model, "Hé") as server:
+        asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "logprobs": True, "top_logprobs": 2}
+        answer = await server.client.chat.completions.create(**asked)
+        assert answer.choices[0].logprobs is not None
+        whole = answer.choices[0].logprobs.content
+        assert whole is not None
+        assert [bytes(token.bytes or ()) for token in whole] == [b"H", b"\xc3", b"\xa9"]
+        assert [token.logprob for token in whole] == [-0.5] * 3
+        assert [[top.logprob for top in token.top_logprobs] for token in whole] == [[-1.0, -2.0]] * 3
+        streamed: list[Any] = []
+        async for chunk in await server.client.chat.completions.create(**asked, stream=True):
+            if chunk.choices and chunk.choices[0].logprobs is not None:
+                streamed += chunk.choices[0].logprobs.content or []
+        assert streamed == whole
+
+
+async def test_the_official_client_reads_log_probabilities_of_a_completion(model: Model) -> None:
+    async with serving(model, "Hé!") as server:
+        asked: dict[str, Any] = {"model": "tiny", "prompt": "Hello", "logprobs": 1}
+        answer = await server.client.completions.create(**asked)
+        whole = answer.choices[0].logprobs
+        assert whole is not None
+        assert whole.tokens == ["H", "\ufffd", "\ufffd", "!"]
+        assert whole.token_logprobs == [-0.5] * 4
+        assert whole.text_offset == [0, 1, 1, 2]
+        assert len(whole.top_logprobs or ()) == 4
+        streamed: list[str] = []
+        async for chunk in await server.client.completions.create(**asked, stream=True):
+            if chunk.choices[0].logprobs is not None:
+                streamed += chunk.choices[0].logprobs.tokens or []
+        assert streamed == whole.tokens
+
+
 async def test_the_one_model_is_listed_and_shown(model: Model) -> None:
     async with serving(model) as server:
         listed = [card async for card in server.client.models.list()]
@@ -540,7 +598,14 @@ _fields = st.fixed_dictionaries(
         "stop_token_ids": st.lists(st.integers(-1, 400)) | _json,
         "ignore_eos": st.booleans() | _json,
         "n": st.integers(0, 2) | _json,
-        "logprobs": _json,
+        "logprobs": st.booleans() | st.integers(-1, 22) | _json,
+        "top_logprobs": st.integers(-1, 22) | _json,
+        "logit_bias": st.dictionaries(st.integers(-1, 300).map(str), st.floats(-110, 110)) | _json,
+        "min_p": st.floats(-1, 2) | _json,
+        "repetition_penalty": st.floats(-1, 3) | _json,
+        "presence_penalty": st.floats(-3, 3) | _json,
+        "frequency_penalty": st.floats(-3, 3) | _json,
+        "min_tokens": st.integers(-1, 600) | _json,
         "tools": _json,
         "response_format": _json,
         "cache_salt": st.text() | _json,

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 from starlette.requests import ClientDisconnect
 
-from vivace.batch import Sampling
+from vivace.batch import Logprobs, Sampling
 from vivace.budget import Timeline
 from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import EngineStoppedError, StepFailedError
 from vivace.models.model import Model
-from vivace.server.replies import ChatReplies
+from vivace.server.replies import ChatReplies, ScoredToken
 from vivace.server.stream import Answer, EventStream, run_while_connected
 
 pytestmark = pytest.mark.anyio
@@ -44,9 +44,16 @@ class Updates:
         self.aborted.append(id)
 
 
-def make_answer(model: Model, updates: Updates, stop: tuple[str, ...] = ()) -> Answer:
-    request = Request("r", (1, 2, 3), 100, Sampling(stop_token_ids=(END,)), time.monotonic())
-    return Answer(cast(EngineThread, updates), request, model.tokenizer.stream(stop))
+def make_answer(model: Model, updates: Updates, stop: tuple[str, ...] = (), logprobs: int = -1) -> Answer:
+    sampling = Sampling(stop_token_ids=(END,), logprobs=logprobs)
+    request = Request("r", (1, 2, 3), 100, sampling, time.monotonic())
+    return Answer(cast(EngineThread, updates), request, model.tokenizer, stop)
+
+
+def scored_update(text: str | bytes, *rest: Any) -> Update:
+    """Each token's log-probability is minus a hundredth of its id, and token 65's is reported beside it."""
+    told = update(text, *rest)
+    return told._replace(logprobs=[Logprobs(-token / 100, [(65, -0.65)]) for token in told.tokens])
 
 
 def update(text: str | bytes = "", reason: FinishReason | None = None, *more: int, **fields: Any) -> Update:
@@ -60,6 +67,43 @@ async def read_pieces(answer: Answer) -> list[str]:
     while answer.finish_reason is None:
         pieces.append(await answer.read())
     return pieces
+
+
+async def test_tokens_are_scored_up_to_the_stop_token_and_once_each(model: Model) -> None:
+    updates = Updates(scored_update(b"a\xc3"), scored_update(b"\xa9b", FinishReason.STOP, END))
+    answer = make_answer(model, updates, logprobs=1)
+    await answer.read()
+    assert answer.take_scored() == [
+        ScoredToken(b"a", -0.97, [(b"A", -0.65)], 0),
+        ScoredToken(b"\xc3", -1.95, [(b"A", -0.65)], 1),
+    ]
+    await answer.read()
+    scored = answer.take_scored()
+    assert scored is not None
+    assert [(token.spelling, token.offset) for token in scored] == [(b"\xa9", 1), (b"b", 2)]
+    assert answer.take_scored() == []
+
+
+async def test_tokens_are_scored_up_to_the_one_that_completes_a_stop_string(model: Model) -> None:
+    updates = Updates(scored_update("ab"), scored_update("cde"), update("", FinishReason.ABORT))
+    answer = make_answer(model, updates, stop=("bc",), logprobs=0)
+    assert await answer.read_all() == "a"
+    assert [token.spelling for token in answer.take_scored() or ()] == [b"a", b"b", b"c"]
+
+
+async def test_nothing_is_scored_for_who_did_not_ask(model: Model) -> None:
+    answer = make_answer(model, Updates(update("ab", FinishReason.LENGTH)))
+    await answer.read_all()
+    assert answer.take_scored() is None
+
+
+async def test_tokens_without_text_yet_are_told_of_in_a_stream(model: Model) -> None:
+    updates = Updates(scored_update(b"\xc3"), scored_update(b"\xa9"), scored_update("", FinishReason.STOP, END))
+    bodies = await send_events(make_answer(model, updates, logprobs=0))
+    chunks = [json.loads(line.removeprefix(b"data: ")) for line in b"".join(bodies).split(b"\n\n")[1:3]]
+    told = [(chunk["choices"][0]["delta"], chunk["choices"][0]["logprobs"]["content"]) for chunk in chunks]
+    assert [delta for delta, _ in told] == [{"content": ""}, {"content": "é"}]
+    assert [[token["bytes"] for token in content] for _, content in told] == [[[195]], [[169]]]
 
 
 async def test_half_a_character_waits_for_its_other_half(model: Model) -> None:

@@ -26,6 +26,8 @@ from vivace.models.fields import Fields
 
 MAX_GROUPS_OF_SETTINGS = 64
 GROUP_SIZES = (32, 64, 128)
+MAX_SCALE = 1e36
+"""Below this, no code makes an infinite weight."""
 
 _REMEDY = "Quantise the original model again, or give the original."
 
@@ -61,15 +63,23 @@ class QuantizedTensor:
             zeros=None if self.zeros is None else self.zeros[begin:end],
         )
 
+    def split_groups(self, limit: int) -> QuantizedTensor:
+        """The same weights with at most `limit` inputs to a scale, which is repeated; the last group may be smaller."""
+        if self.group_size <= limit:
+            return self
+        assert self.scales.shape[1] == 1, "a group that is neither small nor a whole row"
+        groups = -(-self.shape[1] // limit)
+        zeros = None if self.zeros is None else np.repeat(self.zeros, groups, axis=1)
+        return replace(self, scales=np.repeat(self.scales, groups, axis=1), zeros=zeros, group_size=limit)
+
     def to_f32(self) -> NDArray[np.float32]:
         """The weights, float32 [out, in]."""
-        groups = (len(self.codes), self.scales.shape[1], self.group_size)
-        if self.bits == 8:
-            values = self.codes.astype(np.float32).reshape(groups)
-        else:
-            zeros = np.float32(8) if self.zeros is None else self.zeros.astype(np.float32)[:, :, None]
-            values = unpack_nibbles(self.codes).astype(np.float32).reshape(groups) - zeros
-        weights: NDArray[np.float32] = (values * self.scales[:, :, None]).reshape(self.shape)
+        weights = (self.codes if self.bits == 8 else unpack_nibbles(self.codes)).astype(np.float32)
+        for group, first in enumerate(range(0, self.shape[1], self.group_size)):
+            part = weights[:, first : first + self.group_size]
+            if self.bits == 4:
+                part -= 8 if self.zeros is None else self.zeros[:, group : group + 1]
+            part *= self.scales[:, group : group + 1]
         return weights
 
 
@@ -239,8 +249,8 @@ class _Reader:
             scales = scales[:, None]
         if scales.ndim != 2 or len(scales) != self.out or not 1 <= scales.shape[1] <= self.width:
             raise self._error(f"weight_scale has shape {list(tensor.shape)}; it must be [{self.out}, groups]")
-        if not np.isfinite(scales).all():
-            raise self._error("weight_scale holds a number that is infinite or none")
+        if not (np.abs(scales) < MAX_SCALE).all():
+            raise self._error(f"weight_scale holds what is no number, or one of {MAX_SCALE:g} or more")
         return np.ascontiguousarray(scales)
 
     def _find_setting(self, *, packed: bool, groups: int, words: Tensor | None = None) -> Setting:

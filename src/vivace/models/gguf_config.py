@@ -1,8 +1,8 @@
 """The shape of a model, and how it wants to be sampled, from the metadata of a GGUF file.
 
 Keys become the fields that the model's config.json has, which are then read as from any other checkpoint. What
-llama.cpp keeps in code instead of the file (the head that is tied where there is none, Gemma's windows) is here.
-Knows nothing of weights but which there are.
+llama.cpp keeps in code instead of the file (the head that is tied where there is none, Gemma's windows) is here; keys
+are those of ggml's `docs/gguf.md` and of its `gguf-py/gguf/constants.py`. Knows nothing of weights but which there are.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_gguf_config(file: GgufFile) -> ModelConfig:
 
 
 def read_gguf_generation(file: GgufFile) -> GenerationDefaults:
-    """Greedy unless the metadata recommends settings; stop tokens are those it names, and those named as such.
+    """Greedy; stop tokens are those that the metadata names, and control tokens with the name of one.
 
     Raises `CheckpointError` for values that cannot be.
     """

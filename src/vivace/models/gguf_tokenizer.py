@@ -20,7 +20,7 @@ from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.config import MAX_VOCAB
 from vivace.models.fields import Fields
 from vivace.models.gguf import GgufFile
-from vivace.tokenizer import Tokenizer
+from vivace.tokenizer import Tokenizer, is_panic
 
 MAX_PIECE_CHARACTERS = 1024
 MAX_MERGES = 1 << 22
@@ -79,7 +79,9 @@ def read_gguf_tokenizer(file: GgufFile, architecture: str) -> Tokenizer:
         _add_special_tokens(vocabulary, tokens, strips=architecture == "phi3")
     except (UnsupportedModelError, CheckpointError):
         raise
-    except Exception as error:  # the library raises nothing more precise
+    except BaseException as error:  # the library raises nothing more precise than Exception, and panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise CheckpointError(
             f"{file.path}: the tokens make no tokenizer ({error}). Download the file again."
         ) from error

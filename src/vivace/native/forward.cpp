@@ -64,12 +64,7 @@ void Decoder::normalize(const Norm& norm, const float* in, int size, float* out)
 }
 
 void Decoder::run_kernel(const PackedLinear& linear, const Activations& in, const LinearTile& tile) const {
-  switch (linear.format) {
-    case Format::f32: return kernels_.multiply_f32(linear.view(), in, tile);
-    case Format::bf16: return kernels_.multiply_bf16(linear.view(), in, tile);
-    case Format::int8: return kernels_.multiply_int8(linear.view(), in, tile);
-    case Format::int4: return kernels_.multiply_int4(linear.view(), in, tile);
-  }
+  kernel_for(kernels_, linear.format)(linear.view(), in, tile);
 }
 
 void Decoder::multiply_into(const PackedLinear& linear, const Activations& in, int rows, float* out,

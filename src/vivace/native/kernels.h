@@ -66,6 +66,18 @@ struct Kernels {
   float (*sum_floats)(const float* values, std::size_t size);
 };
 
+using MultiplyKernel = void (*)(const LinearWeights&, const Activations&, const LinearTile&);
+
+inline MultiplyKernel kernel_for(const Kernels& kernels, Format format) {
+  switch (format) {
+    case Format::f32: return kernels.multiply_f32;
+    case Format::bf16: return kernels.multiply_bf16;
+    case Format::int8: return kernels.multiply_int8;
+    case Format::int4: break;
+  }
+  return kernels.multiply_int4;
+}
+
 extern const Kernels kernels_portable;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avxvnni;

@@ -2,6 +2,10 @@
 // file inside its own anonymous namespace, so no two instruction sets can share a symbol. No standard library here:
 // its inline functions would be compiled for one instruction set and linked into all.
 
+// How far ahead of a row's product its weights are fetched: further than a page, which the hardware does not cross alone.
+constexpr int prefetch_bytes = 4096;
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -142,29 +146,51 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
   write_tile(total, w, block, tile, row);
 }
 
+// One block of an int4 matrix.
+struct Int4Groups {
+  const std::uint8_t* codes;
+  const std::uint16_t* scales;  // [count][16]
+  const std::uint8_t* zeros;    // [count][16], or null where all are 8
+  int count, group_size;
+
+  Int4Groups(const LinearWeights& w, int block) : group_size(w.group_size) {
+    count = (w.padded_inputs + w.group_size - 1) / w.group_size;
+    codes = static_cast<const std::uint8_t*>(w.weights) + static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes / 2 * block;
+    scales = w.group_scales + static_cast<std::ptrdiff_t>(block) * count * lanes;
+    zeros = w.group_zeros ? w.group_zeros + static_cast<std::ptrdiff_t>(block) * count * lanes : nullptr;
+  }
+  // What the sum over a group starts at, to undo its zeros.
+  Ints start(int group, std::int32_t code_sum) const {
+    return zeros ? multiply_bytes(zeros + group * lanes, -code_sum) : broadcast_int(-8 * code_sum);
+  }
+  // Of one input, as floats.
+  Floats weights(int input) const {
+    const Codes both = load_codes(codes + input / 8 * 64);
+    const int group = input / group_size;
+    const Floats offset = zeros ? to_floats(multiply_bytes(zeros + group * lanes, 1)) : broadcast(8.0f);
+    return (column(input % 8 < 4 ? low_nibbles(both) : high_nibbles(both), input % 4) - offset) * load(scales + group * lanes);
+  }
+};
+
 template <int Rows, int Blocks>
 void multiply_int4_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
   const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes / 2;
-  const std::ptrdiff_t groups = (w.padded_inputs + w.group_size - 1) / w.group_size;
-  const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
-  const std::uint16_t* scales = w.group_scales + block * groups * lanes;
-  const std::uint8_t* zeros = w.group_zeros ? w.group_zeros + block * groups * lanes : nullptr;
+  const Int4Groups first_groups(w, block);
   const std::int8_t* inputs = x.codes + row * x.code_stride;
   Floats total[Rows][Blocks];
   for (int r = 0; r < Rows; r++)
     for (int b = 0; b < Blocks; b++) total[r][b] = zero();
-  for (int g = 0; g < groups; g++) {
+  for (int g = 0; g < first_groups.count; g++) {
     const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
     Ints acc[Rows][Blocks];
     for (int r = 0; r < Rows; r++) {
       const std::int32_t code_sum = sum_codes(x, row + r, first, end);
-      for (int b = 0; b < Blocks; b++)
-        acc[r][b] = zeros ? multiply_bytes(zeros + (b * groups + g) * lanes, -code_sum) : broadcast_int(-8 * code_sum);
+      for (int b = 0; b < Blocks; b++) acc[r][b] = first_groups.start(b * first_groups.count + g, code_sum);
     }
     for (int k = first; k < end; k += 8) {
       Codes low[Blocks], high[Blocks];
       for (int b = 0; b < Blocks; b++) {
-        const Codes both = load_codes(codes + b * block_size + k * lanes / 2);
+        const Codes both = load_codes(first_groups.codes + b * block_size + k * lanes / 2);
         low[b] = low_nibbles(both);
         high[b] = high_nibbles(both);
       }
@@ -175,19 +201,65 @@ void multiply_int4_block(const LinearWeights& w, const Activations& x, const Lin
       }
     }
     for (int b = 0; b < Blocks; b++) {
-      const Floats scale = load(scales + (b * groups + g) * lanes);
+      const Floats scale = load(first_groups.scales + (b * first_groups.count + g) * lanes);
       for (int r = 0; r < Rows; r++) {
         const Floats both = scale * broadcast(x.scales[(row + r) * x.scale_stride + first / activation_group]);
         total[r][b] = fma(to_floats(acc[r][b]), both, total[r][b]);
       }
     }
   }
-  add_outliers(total, x, row, [&](int b, int k) {
-    const Codes both = load_codes(codes + b * block_size + k / 8 * 64);
-    const std::ptrdiff_t at = (b * groups + k / w.group_size) * lanes;
-    const Floats offset = zeros ? to_floats(multiply_bytes(zeros + at, 1)) : broadcast(8.0f);
-    return (column(k % 8 < 4 ? low_nibbles(both) : high_nibbles(both), k % 4) - offset) * load(scales + at);
+  add_outliers(total, x, row, [&](int b, int k) { return Int4Groups(w, block + b).weights(k); });
+  write_tile(total, w, block, tile, row);
+}
+
+// One row: the weights are read once and in the order they lie in, which is all that counts. Sums of codes are exact in
+// any order, so four of them run side by side and the row comes out as it does among others.
+void multiply_int8_row(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes;
+  const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
+  const std::int8_t* inputs = x.codes + row * x.code_stride;
+  prefetch(w.scales + block * lanes);
+  Floats total[1][1] = {{zero()}};
+  for (int group = 0; group < w.padded_inputs; group += activation_group) {
+    const int end = smaller(group + activation_group, w.padded_inputs);
+    Ints acc[4] = {dot_start(sum_codes(x, row, group, end)), broadcast_int(0), broadcast_int(0), broadcast_int(0)};
+    for (int k = group; k < end; k += 16)
+      for (int i = 0; i < 4; i++) {
+        const std::uint8_t* four = codes + (k + 4 * i) * lanes;
+        prefetch(four + prefetch_bytes);
+        acc[i] = dot(acc[i], load_codes(four), inputs + k + 4 * i);
+      }
+    const Floats scale = broadcast(x.scales[row * x.scale_stride + group / activation_group]);
+    total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
+  }
+  add_outliers(total, x, row, [&](int, int k) {
+    return column(load_codes(codes + k / 4 * 64), k % 4) - broadcast(128.0f);
   });
+  total[0][0] = total[0][0] * load(w.scales + block * lanes);
+  write_tile(total, w, block, tile, row);
+}
+
+void multiply_int4_row(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  const Int4Groups groups(w, block);
+  const std::int8_t* inputs = x.codes + row * x.code_stride;
+  Floats total[1][1] = {{zero()}};
+  for (int g = 0; g < groups.count; g++) {
+    const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
+    const std::uint16_t* scales = groups.scales + g * lanes;
+    prefetch(scales + prefetch_bytes / 16);
+    Ints acc[4] = {groups.start(g, sum_codes(x, row, first, end)), broadcast_int(0), broadcast_int(0), broadcast_int(0)};
+    for (int k = first; k < end; k += 16)
+      for (int i = 0; i < 2; i++) {
+        const std::uint8_t* eight = groups.codes + (k + 8 * i) * lanes / 2;
+        prefetch(eight + prefetch_bytes);
+        const Codes both = load_codes(eight);
+        acc[2 * i] = dot_nibbles(acc[2 * i], low_nibbles(both), inputs + k + 8 * i);
+        acc[2 * i + 1] = dot_nibbles(acc[2 * i + 1], high_nibbles(both), inputs + k + 8 * i + 4);
+      }
+    const Floats scale = load(scales) * broadcast(x.scales[row * x.scale_stride + first / activation_group]);
+    total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
+  }
+  add_outliers(total, x, row, [&](int, int k) { return groups.weights(k); });
   write_tile(total, w, block, tile, row);
 }
 
@@ -205,6 +277,10 @@ inline void cover(const LinearWeights& w, const Activations& x, const LinearTile
       {Block::template at<5, 1>, Block::template at<5, 2>, Block::template at<5, 3>, Block::template at<5, 4>},
       {Block::template at<6, 1>, Block::template at<6, 2>, Block::template at<6, 3>, Block::template at<6, 4>}};
   const int last_block = tile.first_block + tile.blocks, last_row = tile.first_row + tile.rows;
+  if (tile.rows == 1) {
+    for (int block = tile.first_block; block < last_block; block++) Block::row(w, x, tile, block, tile.first_row);
+    return;
+  }
   for (int block = tile.first_block; block < last_block; block += tile_blocks) {
     const int blocks = smaller(tile_blocks, last_block - block);
     for (int row = tile.first_row; row < last_row; row += tile_rows)
@@ -214,18 +290,21 @@ inline void cover(const LinearWeights& w, const Activations& x, const LinearTile
 
 template <class Weight>
 struct FloatBlock {
+  static constexpr LinearBlock row = multiply_float_block<Weight, 1, 1>;
   template <int Rows, int Blocks>
   static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
     multiply_float_block<Weight, smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);
   }
 };
 struct Int8Block {
+  static constexpr LinearBlock row = multiply_int8_row;
   template <int Rows, int Blocks>
   static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
     multiply_int8_block<smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);
   }
 };
 struct Int4Block {
+  static constexpr LinearBlock row = multiply_int4_row;
   template <int Rows, int Blocks>
   static void at(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
     multiply_int4_block<smaller(Rows, tile_rows), smaller(Blocks, tile_blocks)>(w, x, tile, block, row);

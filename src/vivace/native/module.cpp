@@ -11,9 +11,9 @@
 #include <map>
 #include <stdexcept>
 
-#include "bandwidth.h"
 #include "cpu.h"
 #include "decoder.h"
+#include "limits.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,6 +30,9 @@ Value look_up(const std::map<std::string, Value>& names, const std::string& name
   if (found == names.end()) throw std::invalid_argument("unknown name: " + name);
   return found->second;
 }
+
+const std::map<std::string, Format> formats = {
+    {"none", Format::f32}, {"bf16", Format::bf16}, {"int8", Format::int8}, {"int4", Format::int4}};
 
 // A float matrix: float32, float16, or bfloat16 bits in uint16.
 Source as_source(const Matrix& matrix) {
@@ -193,8 +196,6 @@ void construct(Decoder* self, int vocab_size, int hidden_size, int heads, int kv
   shape.embedding_scale = embedding_scale;
   for (const auto& [intermediate_size, window, rope] : layers) shape.layers.push_back({intermediate_size, window, rope});
   for (const auto& [inverse_frequencies, scale] : ropes) shape.ropes.push_back({inverse_frequencies, scale});
-  const std::map<std::string, Format> formats = {
-      {"none", Format::f32}, {"bf16", Format::bf16}, {"int8", Format::int8}, {"int4", Format::int4}};
   const PackFormat linear{look_up(formats, format), group_size}, table{look_up(formats, table_format), group_size};
   new (self) Decoder(std::move(shape), {linear, table, isa, threads, slots, blocks, max_batch_tokens});
 }
@@ -206,6 +207,12 @@ NB_MODULE(_native, module) {
   module.def("supported_isas", &supported_isas, "Instruction sets this machine can run, best first.");
   module.def("measure_read_bandwidth", &measure_read_bandwidth, "bytes"_a, "threads"_a, "passes"_a,
              nb::call_guard<nb::gil_scoped_release>(), "GB/s, the best of some passes over that much memory.");
+  module.def("measure_multiply_rate",
+             [](const std::string& format, const std::string& isa, int threads, int passes) {
+               const Format known = look_up(formats, format);
+               nb::gil_scoped_release release;
+               return measure_multiply_rate(known, isa, threads, passes);
+             }, "format"_a, "isa"_a, "threads"_a, "passes"_a, "Operations a second of the tile loop at its best.");
   nb::class_<Integers>(module, "Integers", "A matrix of integer codes with their scales.")
       .def("__init__",
            [](Integers* self, Matrix codes, Floats2 scales, std::optional<Bytes2> zeros, int group_size) {

@@ -93,6 +93,9 @@ inline float largest(Floats a) {
   return reduce(_mm256_max_ps(a.low, a.high), [](__m128 x, __m128 y) { return _mm_max_ps(x, y); });
 }
 
+inline Ints operator+(Ints a, Ints b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
 inline Ints broadcast_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 // x times each of sixteen unsigned bytes.
 inline Ints multiply_bytes(const std::uint8_t* p, std::int32_t x) {

@@ -53,6 +53,7 @@ inline Floats copy_sign(Floats magnitude, Floats sign) {
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(Floats a) { return _mm512_reduce_max_ps(a.v); }
 
+inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline Ints broadcast_int(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 // x times each of sixteen unsigned bytes.
 inline Ints multiply_bytes(const std::uint8_t* p, std::int32_t x) {

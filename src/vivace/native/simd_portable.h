@@ -95,6 +95,7 @@ inline float largest(Floats a) {
   return best;
 }
 
+inline Ints operator+(Ints a, Ints b) { return {a.v + b.v}; }
 inline Ints broadcast_int(std::int32_t x) { return {IntVector{} + x}; }
 inline Ints multiply_bytes(const std::uint8_t* p, std::int32_t x) {
   Ints a;

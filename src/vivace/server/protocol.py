@@ -17,7 +17,7 @@ from vivace.errors import (
     ModelNotFoundError,
     RequestError,
 )
-from vivace.sampling import SamplingParams
+from vivace.sampling import MAX_BIASED_TOKENS, MAX_LOGPROBS, SamplingParams
 
 T = TypeVar("T")
 
@@ -26,6 +26,9 @@ COMPLETION_MAX_TOKENS = 16
 
 Count = Annotated[int, Meta(ge=1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+LikeliestCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 StopString = Annotated[str, Meta(min_length=1, max_length=500)]
 
 
@@ -41,12 +44,6 @@ class GenerationFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = {
         "n": (1,),
-        "frequency_penalty": (0,),
-        "presence_penalty": (0,),
-        "logit_bias": ({},),
-        "min_p": (0,),
-        "repetition_penalty": (1,),
-        "min_tokens": (0,),
         "service_tier": ("auto", "default"),
     }
     """Fields this server does not act on, and the values that ask for nothing. None always does."""
@@ -56,6 +53,12 @@ class GenerationFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_BIASED_TOKENS)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
     stream: bool | None = None
@@ -71,14 +74,7 @@ class GenerationFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prompt_cache_key: str | None = None
     # Refused unless they ask for nothing.
     n: Any = None
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    logit_bias: Any = None
-    min_p: Any = None
-    repetition_penalty: Any = None
-    min_tokens: Any = None
     service_tier: Any = None
-    logprobs: Any = None
 
 
 class ContentPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,8 +114,6 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     """The body of POST /v1/chat/completions."""
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = GenerationFields.refused | {
-        "logprobs": (False,),
-        "top_logprobs": (0,),
         "response_format": ({"type": "text"},),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
@@ -136,7 +130,8 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Count | None = None
-    top_logprobs: Any = None
+    logprobs: bool | None = None
+    top_logprobs: LikeliestCount | None = None
     response_format: Any = None
     tools: Any = None
     tool_choice: Any = None
@@ -158,10 +153,10 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unkn
         "best_of": (1,),
         "echo": (False,),
         "suffix": ("",),
-        "logprobs": (),
     }
 
     prompt: str | list[str | int | list[TokenId]]
+    logprobs: LikeliestCount | None = None
     best_of: Any = None
     echo: Any = None
     suffix: Any = None
@@ -310,15 +305,20 @@ def chat_params(request: ChatRequest) -> SamplingParams:
     if limit is not None and newer is not None and limit != newer:
         message = "max_tokens and max_completion_tokens differ. Send one of them."
         raise FieldError(message, "max_tokens", "invalid_value")
-    return _params(request, newer if limit is None else limit)
+    if request.top_logprobs and not request.logprobs:
+        message = "top_logprobs is only for log-probabilities. Set logprobs to true, or leave top_logprobs out."
+        raise FieldError(message, "top_logprobs", "invalid_value")
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    return _params(request, newer if limit is None else limit, logprobs)
 
 
 def completion_params(request: CompletionRequest) -> SamplingParams:
     """What a completion request asks of generation. Raises `RequestError` for a value out of range."""
-    return _params(request, COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens)
+    max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    return _params(request, max_tokens, request.logprobs)
 
 
-def _params(request: GenerationFields, max_tokens: int | None) -> SamplingParams:
+def _params(request: GenerationFields, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
     stop = request.stop or ()
     return SamplingParams(
         max_tokens=max_tokens,
@@ -329,6 +329,13 @@ def _params(request: GenerationFields, max_tokens: int | None) -> SamplingParams
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=request.ignore_eos,
+        min_p=request.min_p,
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=request.logit_bias,
+        min_tokens=request.min_tokens or 0,
+        logprobs=logprobs,
     )
 
 

@@ -5,6 +5,7 @@ Knows neither requests nor how an answer comes about.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -53,6 +54,74 @@ def make_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int, t
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of an answer with its log-probability."""
+
+    spelling: bytes
+    """What it stands for by itself, which may be half a character."""
+    logprob: float
+    likeliest: Sequence[tuple[bytes, float]]
+    """What could have stood in its place, likeliest first."""
+    offset: int
+    """Characters of the text before it."""
+
+
+class TokenLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChosenLogprob(TokenLogprob, frozen=True):
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(Struct, frozen=True):
+    content: list[ChosenLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(Struct, frozen=True):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+def _show(spelling: bytes) -> str:
+    return spelling.decode("utf-8", "replace")
+
+
+def _chat_logprobs(tokens: Sequence[ScoredToken] | None) -> ChatLogprobs | None:
+    if tokens is None:
+        return None
+    return ChatLogprobs(
+        [
+            ChosenLogprob(
+                _show(token.spelling),
+                token.logprob,
+                list(token.spelling),
+                [TokenLogprob(_show(spelling), value, list(spelling)) for spelling, value in token.likeliest],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def _text_logprobs(tokens: Sequence[ScoredToken] | None) -> TextLogprobs | None:
+    """Of tokens that look alike, the likeliest is told; the chosen one is always among them."""
+    if tokens is None:
+        return None
+    likeliest = [[*token.likeliest, (token.spelling, token.logprob)] for token in tokens]
+    return TextLogprobs(
+        [_show(token.spelling) for token in tokens],
+        [token.logprob for token in tokens],
+        [{_show(spelling): value for spelling, value in reversed(some)} for some in likeliest],
+        [token.offset for token in tokens],
+    )
+
+
 class ChatMessage(Struct, frozen=True):
     content: str
     role: str = "assistant"
@@ -63,7 +132,7 @@ class ChatChoice(Struct, frozen=True):
     message: ChatMessage
     finish_reason: str
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class Delta(Struct, frozen=True):
@@ -74,14 +143,14 @@ class Delta(Struct, frozen=True):
 class ChunkChoice(Struct, frozen=True):
     delta: Delta
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
 
 
 class TextChoice(Struct, frozen=True):
     text: str
     index: int = 0
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: str | None = None
 
 
@@ -106,15 +175,15 @@ class ChatReplies:
     with_usage: bool = False
     """The stream ends in a usage chunk, so every other chunk says `"usage": null`."""
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes:
-        choice = ChatChoice(ChatMessage(text), finish_reason)
+    def whole(self, text: str, finish_reason: str, usage: Usage, tokens: Sequence[ScoredToken] | None = None) -> bytes:
+        choice = ChatChoice(ChatMessage(text), finish_reason, logprobs=_chat_logprobs(tokens))
         return _encoder.encode(Reply(self.id, "chat.completion", self.created, self.model, [choice], usage))
 
     def opening(self) -> list[bytes]:
         return [self._chunk([ChunkChoice(Delta(role="assistant", content=""))])]
 
-    def piece(self, text: str) -> bytes:
-        return self._chunk([ChunkChoice(Delta(content=text))])
+    def piece(self, text: str, tokens: Sequence[ScoredToken] | None = None) -> bytes:
+        return self._chunk([ChunkChoice(Delta(content=text), logprobs=_chat_logprobs(tokens))])
 
     def ending(self, finish_reason: str) -> bytes:
         return self._chunk([ChunkChoice(Delta(), finish_reason=finish_reason)])
@@ -136,14 +205,15 @@ class CompletionReplies:
     model: str
     with_usage: bool = False
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes:
-        return self._reply([TextChoice(text, finish_reason=finish_reason)], usage)
+    def whole(self, text: str, finish_reason: str, usage: Usage, tokens: Sequence[ScoredToken] | None = None) -> bytes:
+        choice = TextChoice(text, logprobs=_text_logprobs(tokens), finish_reason=finish_reason)
+        return self._reply([choice], usage)
 
     def opening(self) -> list[bytes]:
         return []
 
-    def piece(self, text: str) -> bytes:
-        return self._chunk([TextChoice(text)])
+    def piece(self, text: str, tokens: Sequence[ScoredToken] | None = None) -> bytes:
+        return self._chunk([TextChoice(text, logprobs=_text_logprobs(tokens))])
 
     def ending(self, finish_reason: str) -> bytes:
         return self._chunk([TextChoice("", finish_reason=finish_reason)])

@@ -139,7 +139,7 @@ async def _generate(service: Service, prepare: Prepare, request: Request) -> Res
     arrived = time.monotonic()
     body = await _read_body(request, service.max_body_bytes)
     job = await asyncio.get_running_loop().run_in_executor(service.pool, prepare, service.model, body, arrived)
-    answer = Answer(service.bridge, job.request, service.model.tokenizer.stream(job.stop))
+    answer = Answer(service.bridge, job.request, service.model.tokenizer, job.stop)
     if not job.stream:
         return await run_while_connected(request.receive, _answer_whole(answer, job.replies))
     try:
@@ -155,7 +155,7 @@ async def _answer_whole(answer: Answer, replies: Replies) -> Response:
         text = await answer.read_all()
         usage = await answer.usage()
     assert answer.finish_reason is not None
-    return _json(replies.whole(text, answer.finish_reason.value, usage))
+    return _json(replies.whole(text, answer.finish_reason.value, usage, answer.take_scored()))
 
 
 async def _read_body(request: Request, limit_bytes: int) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -20,8 +20,8 @@ from vivace.budget import Timeline
 from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import EngineStoppedError, StepFailedError, VivaceError
-from vivace.server.replies import ErrorReply, Usage, describe_error, encode, make_usage
-from vivace.tokenizer import TextStream
+from vivace.server.replies import ErrorReply, ScoredToken, Usage, describe_error, encode, make_usage
+from vivace.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
@@ -32,11 +32,13 @@ class Replies(Protocol):
     @property
     def with_usage(self) -> bool: ...
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> bytes: ...
+    def whole(
+        self, text: str, finish_reason: str, usage: Usage, tokens: Sequence[ScoredToken] | None = None
+    ) -> bytes: ...
 
     def opening(self) -> list[bytes]: ...
 
-    def piece(self, text: str) -> bytes: ...
+    def piece(self, text: str, tokens: Sequence[ScoredToken] | None = None) -> bytes: ...
 
     def ending(self, finish_reason: str) -> bytes: ...
 
@@ -49,11 +51,14 @@ class Answer:
     Close it, whatever happens: that frees the request in the engine.
     """
 
-    def __init__(self, bridge: EngineThread, request: Request, text: TextStream) -> None:
+    def __init__(
+        self, bridge: EngineThread, request: Request, tokenizer: Tokenizer, stop: tuple[str, ...] = ()
+    ) -> None:
         self.finish_reason: FinishReason | None = None
         self._bridge = bridge
         self._request = request
-        self._text = text
+        self._text = tokenizer.stream(stop)
+        self._scorer = _Scorer(tokenizer) if request.sampling.logprobs >= 0 else None
         self._updates = bridge.submit(request)
         self._tokens = 0
         self._last: Update | None = None
@@ -65,13 +70,21 @@ class Answer:
         """
         update = await self._next_update()
         self._tokens += len(update.tokens)
-        piece = self._text.push(self._without_stop_token(update))
+        tokens, before = self._without_stop_token(update), self._text.token_count
+        piece = self._text.push(tokens)
+        if self._scorer is not None:
+            self._scorer.add(tokens[: self._text.token_count - before], update)
         if update.finish_reason is not None:
             piece += self._text.finish()
         elif self._text.stopped:
             self._bridge.abort(self._request.id)
         self.finish_reason = FinishReason.STOP if self._text.stopped else update.finish_reason
         return piece
+
+    def take_scored(self) -> list[ScoredToken] | None:
+        """The tokens of the text, up to one that completes a stop string, since this was last called; None if nobody
+        asked for log-probabilities. Their text may be still to come."""
+        return None if self._scorer is None else self._scorer.take()
 
     async def read_all(self) -> str:
         """The whole text. Raises as `read` does."""
@@ -113,6 +126,27 @@ class Answer:
         tokens = update.tokens
         stops = update.finish_reason is FinishReason.STOP and tokens
         return tokens[:-1] if stops and tokens[-1] in self._request.sampling.stop_token_ids else tokens
+
+
+class _Scorer:
+    """Tokens with their log-probabilities in, the same as text out."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._spell = tokenizer.spell
+        self._text = tokenizer.stream()
+        self._length = 0
+        self._scored: list[ScoredToken] = []
+
+    def add(self, tokens: Sequence[int], update: Update) -> None:
+        """`tokens` are the first of the update's."""
+        for token, told in zip(tokens, update.logprobs or (), strict=False):
+            likeliest = [(self._spell(other), value) for other, value in told.likeliest]
+            self._scored.append(ScoredToken(self._spell(token), told.chosen, likeliest, self._length))
+            self._length += len(self._text.push([token]))
+
+    def take(self) -> list[ScoredToken]:
+        scored, self._scored = self._scored, []
+        return scored
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -173,15 +207,18 @@ class EventStream(Response):
         events = self._replies.opening()
         piece = self._first
         while self._answer.finish_reason is None:
-            if piece:
-                events.append(self._replies.piece(piece))
+            self._append_piece(events, piece)
             if events:
                 await send(_body(events, more=True))
             events = []
             piece = await self._answer.read()
-        if piece:
-            events.append(self._replies.piece(piece))
+        self._append_piece(events, piece)
         return [*events, self._replies.ending(self._answer.finish_reason.value)]
+
+    def _append_piece(self, events: list[bytes], piece: str) -> None:
+        scored = self._answer.take_scored()
+        if piece or scored:
+            events.append(self._replies.piece(piece, scored))
 
 
 def _body(events: list[bytes], *, more: bool) -> Message:
