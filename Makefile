@@ -29,7 +29,7 @@ sanitize: .venv/develop.stamp  ## the native core under ASan with UBSan, then un
 	done
 
 bench: .venv/develop.stamp  ## this machine's figures for the embedded model
-	$(BIN)/python benchmarks/engine.py $(ARGUMENTS)
+	$(BIN)/vivace bench engine $(ARGUMENTS)
 
 clean:
 	rm -rf .venv build

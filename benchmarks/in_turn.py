@@ -1,6 +1,6 @@
 """Run commands in turn, A B A B ..., each printing a line of JSON last, and compare their figures.
 
-    python benchmarks/in_turn.py --rounds 5 'python benchmarks/engine.py /tmp/15m' 'peer/bin/python peer.py /tmp/15m'
+    python benchmarks/in_turn.py --rounds 5 'vivace bench engine /tmp/15m --json' 'peer/bin/python peer.py /tmp/15m'
 
 Prints each command's median for every number in its JSON, and the ratio of each other command's figure to the first
 one's, as the median over rounds with its least and greatest: machines are shared, so only ratios taken in one sitting

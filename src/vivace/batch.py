@@ -80,9 +80,10 @@ class Sampling:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """One sequence's part in a step."""
+    """One sequence's part in a step. Never changed once made; not frozen, since a frozen one takes four times as long
+    to make, and one is made for every sequence and step."""
 
     slot: int
     position: int

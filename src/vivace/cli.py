@@ -246,3 +246,37 @@ def doctor(as_json: bool) -> None:
 def _write_table(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         _write(f"{name:19} {value}\n")
+
+
+@main.group()
+def bench() -> None:
+    """Measure."""
+
+
+@bench.command("engine")
+@click.argument("model", default="mini")
+@click.option("--prompt", type=click.IntRange(1), default=128, show_default=True, help="Tokens in.")
+@click.option("--new-tokens", type=click.IntRange(2), default=128, show_default=True, help="Tokens out.")
+@click.option("--concurrent", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="The median run counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_add_model_options
+def bench_engine(
+    model: str, prompt: int, new_tokens: int, concurrent: int, runs: int, as_json: bool, **options: Any
+) -> None:
+    """Time MODEL in this process, without HTTP, beside what the machine could do at best."""
+    from vivace.llm import load_runner
+    from vivace.models.model import open_model
+    from vivace.runners.native import NativeConfig
+    from vivace.speed import measure_engine
+
+    opened = open_model(model)
+    runner = load_runner(opened, NativeConfig(**_model_options(**options)))
+    try:
+        report = measure_engine(opened, runner, options["quantize"], concurrent, prompt, new_tokens, runs)
+    finally:
+        runner.close()
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})

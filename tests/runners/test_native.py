@@ -22,6 +22,12 @@ SAMPLINGS = {
     "top-k": Sampling(temperature=1.5, top_k=20, seed=9),
     "top-p": Sampling(temperature=1.2, top_p=0.8, seed=3),
     "both": Sampling(temperature=1.2, top_k=30, top_p=0.9, seed=2**64 - 1),
+    "min-p": Sampling(temperature=1.3, min_p=0.1, seed=5),
+    "all-three": Sampling(temperature=1.6, top_k=40, top_p=0.95, min_p=0.05, seed=11),
+    "penalties": Sampling(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.3, prompt_length=40),
+    "bias": Sampling(temperature=0.8, seed=2, logit_bias=((7, 4.0), (300, -8.0))),
+    "min-tokens": Sampling(stop_token_ids=tuple(range(0, 331, 2)), min_tokens=5, prompt_length=40),
+    "logprobs": Sampling(temperature=0.9, seed=8, logprobs=3),
     "no-more-than-all": Sampling(temperature=0.5, top_k=10**6, seed=1),
 }
 
@@ -105,6 +111,35 @@ def test_sampled_tokens_are_those_of_the_reference(name: str, isa: str, llama: L
     assert generate(llama.native("none"), random_prompt(40), SAMPLINGS[name], 24) == expected
 
 
+def test_logprobs_are_those_of_the_reference(isa: str, llama: Loaded) -> None:
+    prompt, sampling = random_prompt(30), SAMPLINGS["logprobs"]
+    row = Row(0, 0, prompt, blocks_for(60), Want.SAMPLE, 6, opens=sampling)
+    expected = run(llama.reference("none"), row, max_steps=6).logprobs[0]
+    found = run(llama.native("none"), row, max_steps=6).logprobs[0]
+    assert [[token for token, _ in one.likeliest] for one in found] == [
+        [token for token, _ in one.likeliest] for one in expected
+    ]
+    np.testing.assert_allclose([one.chosen for one in found], [one.chosen for one in expected], atol=1e-4)
+
+
+def test_a_mask_leaves_only_what_it_allows_and_history_comes_with_the_slot(isa: str, llama: Loaded) -> None:
+    prompt, vocab = random_prompt(40), llama.config.vocab_size
+    allowed = np.zeros(vocab, bool)
+    allowed[[5, 90, 330]] = True
+    mask = np.packbits(allowed, bitorder="little").tobytes()
+    sampling = Sampling(temperature=1.0, seed=6, repetition_penalty=1.5, prompt_length=40)
+    for runner in (llama.native("none"), llama.reference("none")):
+        run(runner, Row(0, 0, prompt[:32], [0, 1, 2, 3], opens=Sampling()))
+        tail = Row(1, 32, prompt[32:], [0, 1, 4, 5], Want.SAMPLE, opens=sampling, history=prompt[:32], mask=mask)
+        chosen = list(run(runner, tail).tokens[0])
+        assert chosen[0] in (5, 90, 330)
+        follow = [list(run(runner, Row(1, 40 + i, want=Want.SAMPLE)).tokens[0]) for i in range(5)]
+        if isinstance(runner, NativeRunner):
+            expected = (chosen, follow)
+        else:
+            assert (chosen, follow) == expected
+
+
 def row_of_another(slot: int) -> Row:
     length = 7 * slot
     blocks = blocks_for(length, 50 + 10 * slot)
@@ -139,7 +174,7 @@ def test_a_prefix_computed_for_another_slot_serves_as_well_as_ones_own(runner: N
     np.testing.assert_array_equal(hidden_of(rest, 0, width), hidden_of(whole, 0, width)[32:])
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize("name", [name for name in SAMPLINGS if not SAMPLINGS[name].stop_token_ids])
 def test_a_burst_gives_the_tokens_of_single_steps(name: str, runner: NativeRunner) -> None:
     prompts = [random_prompt(5 + 9 * slot, seed=slot) for slot in range(5)]
     opening = [

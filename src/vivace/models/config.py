@@ -116,21 +116,31 @@ def read_generation_defaults(directory: Path) -> GenerationDefaults:
     """How the checkpoint wants to be sampled, and the tokens that end its turn.
 
     Settings count only when `do_sample` is true, as in transformers, and those left open are then its defaults; else
-    the model is greedy. Stop tokens are generation_config.json's, else config.json's. Raises `CheckpointError` for
-    values that cannot be.
+    the model is greedy. The repetition penalty counts always. Stop tokens are generation_config.json's, else
+    config.json's. Raises `CheckpointError` for values that cannot be.
     """
     config = read_fields(directory / "config.json")
     path = directory / "generation_config.json"
     fields = read_fields(path) if path.exists() else Fields(path, {})
     stops = _stop_tokens(fields if "eos_token_id" in fields else config)
+    penalty = _number_between(fields, "repetition_penalty", 0.01, 100, 1.0)
     if not fields.boolean("do_sample", False):
-        return GenerationDefaults(stop_token_ids=stops)
-    temperature, top_p = fields.number("temperature", 1.0), fields.number("top_p", 1.0, above=0.0)
-    if not 0 <= temperature <= 100:
-        raise fields.error("temperature", "0 to 100")
-    if top_p > 1:
-        raise fields.error("top_p", "at most 1")
-    return GenerationDefaults(temperature, fields.integer("top_k", 0, MAX_VOCAB, 50), top_p, stops)
+        return GenerationDefaults(stop_token_ids=stops, repetition_penalty=penalty)
+    return GenerationDefaults(
+        temperature=_number_between(fields, "temperature", 0, 100, 1.0),
+        top_k=fields.integer("top_k", 0, MAX_VOCAB, 50),
+        top_p=_number_between(fields, "top_p", 1e-6, 1, 1.0),
+        stop_token_ids=stops,
+        min_p=_number_between(fields, "min_p", 0, 1, 0.0),
+        repetition_penalty=penalty,
+    )
+
+
+def _number_between(fields: Fields, name: str, low: float, high: float, default: float) -> float:
+    value = fields.number(name, default)
+    if not low <= value <= high:
+        raise fields.error(name, f"{low} to {high}")
+    return value
 
 
 def _stop_tokens(fields: Fields) -> tuple[int, ...]:

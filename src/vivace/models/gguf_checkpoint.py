@@ -138,7 +138,7 @@ class LazyTensor(Tensor):
     """A tensor whose data is decoded when it is asked for.
 
     Tensors of one checkpoint share room for one decoded matrix, so that a model which is packed matrix by matrix
-    takes the memory of one at a time, in one thread. Who keeps `data` keeps its memory; parts and transposes are as lazy.
+    takes the memory of one at a time, in one thread. Who keeps `data` keeps its memory. Parts and transposes are lazy.
     """
 
     __slots__ = ("_plan",)

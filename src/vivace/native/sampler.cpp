@@ -35,11 +35,14 @@ std::int32_t walk(const float* weights, int size, double target) {
 
 using Candidate = std::pair<float, std::int32_t>;  // weight, token
 
-// The heaviest tokens, heaviest first (of equals, the lowest id): at least the top_k ones, or enough of them to hold
-// the mass asked for, or all down to min_p of the heaviest, which weighs 1. The bound falls fast, so few are sorted.
+// The heaviest tokens, heaviest first (of equals, the lowest id): at least the top_k ones if that is a limit, else enough
+// to hold the mass asked for or all down to min_p of the heaviest, which weighs 1. The bound falls fast, so few are
+// sorted.
 std::vector<Candidate> gather_heaviest(const float* weights, int vocabulary, const Sampling& sampling, double mass) {
+  const bool limited = sampling.top_k > 0 && sampling.top_k < vocabulary;
+  const float lowest = limited ? 0 : sampling.min_p;
   std::vector<Candidate> candidates;
-  for (float bound = std::max(0x1.0p-4f, sampling.min_p);; bound = std::max(bound * bound, sampling.min_p)) {
+  for (float bound = std::max(0x1.0p-4f, lowest);; bound = std::max(bound * bound, lowest)) {
     candidates.clear();
     double gathered = 0;
     for (int i = 0; i < vocabulary; i++)
@@ -47,9 +50,8 @@ std::vector<Candidate> gather_heaviest(const float* weights, int vocabulary, con
         candidates.emplace_back(weights[i], i);
         gathered += weights[i];
       }
-    const bool limited = sampling.top_k > 0 && sampling.top_k < vocabulary;
     const bool enough = limited ? static_cast<int>(candidates.size()) >= sampling.top_k : gathered >= mass;
-    if (enough || bound <= sampling.min_p) break;
+    if (enough || bound <= lowest) break;
   }
   std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -110,6 +112,7 @@ std::int32_t draw(const Kernels& kernels, const float* logits, int vocabulary, c
   std::vector<Candidate> kept = gather_heaviest(scratch, vocabulary, sampling, sampling.top_p * total);
   if (limited && kept.size() > static_cast<std::size_t>(sampling.top_k)) kept.resize(sampling.top_k);
   if (sampling.top_p < 1) kept.resize(count_nucleus(kept, sampling.top_p * (limited ? weigh(kept) : total)));
+  while (kept.size() > 1 && kept.back().first < sampling.min_p) kept.pop_back();
   std::vector<float> weights(kept.size());
   for (std::size_t i = 0; i < kept.size(); i++) weights[i] = kept[i].first;
   return kept[walk(weights.data(), static_cast<int>(weights.size()), number * weigh(kept))].second;
