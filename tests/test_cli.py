@@ -388,3 +388,12 @@ def interrupt(text):
 cli._write = interrupt
 cli.main()
 """
+
+
+@pytest.mark.parametrize("command", [["info", "mini"], ["doctor"], ["bench", "engine", "mini", "--runs", "1"]])
+def test_reports_come_as_text_for_people_and_as_one_json_object(command: list[str]) -> None:
+    text = CliRunner().invoke(main, command)
+    assert text.exit_code == 0, text.output
+    assert len(text.output.splitlines()) > 5
+    found = json.loads(CliRunner().invoke(main, [*command, "--json"]).output)
+    assert isinstance(found, dict)

@@ -1,0 +1,43 @@
+"""What `vivace info` says is what is in the files, and what a runner then holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_llama
+from vivace.info import describe_model
+from vivace.llm import load_runner
+from vivace.models.model import Model, open_model
+from vivace.runners.native import QUANTIZE, NativeConfig
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return open_model(str(write_llama(tmp_path / "tiny", tied=False, intermediate=128)))
+
+
+def test_parameters_are_counted_to_the_last_one(model: Model) -> None:
+    hidden, inner, vocab, keys, layers = 64, 128, 320, 32, 2
+    matrices = 2 * hidden * hidden + 2 * keys * hidden + 3 * inner * hidden
+    assert describe_model(model).parameters == 2 * vocab * hidden + layers * (matrices + 2 * hidden) + hidden
+
+
+def test_bytes_of_each_format_are_what_a_runner_packs(model: Model) -> None:
+    found = {kind.name: kind for kind in describe_model(model).formats}
+    embedding_bytes = {"none": 4, "bf16": 2, "int8": 1, "int4": 1}
+    for quantize in QUANTIZE:
+        # A runner also holds the embedding, of which a step reads one row. All widths here fill whole blocks.
+        packed = load_runner(model, NativeConfig(quantize=quantize)).weight_bytes
+        table = 320 * 64 * embedding_bytes[quantize] + (4 * 320 if quantize in ("int8", "int4") else 0)
+        assert found[quantize].step_bytes == packed - table
+
+
+def test_ratios_and_floors_follow_from_bytes_and_bandwidth(model: Model) -> None:
+    found = {kind.name: kind for kind in describe_model(model).formats}
+    assert found["bf16"].compression_ratio == 1
+    assert found["none"].compression_ratio == 0.5
+    assert 1.8 < found["int8"].compression_ratio < 2 < found["int4"].compression_ratio < 4
+    for kind in found.values():
+        assert kind.floor_ms == pytest.approx(kind.step_bytes / kind.bandwidth_gb_per_s / 1e6)
