@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from vivace.errors import CheckpointError, UnsupportedModelError
+from vivace.models.compressed import Scheme, read_quantization
 from vivace.models.fields import Fields, read_fields
 from vivace.models.rope import MAX_CONTEXT, Rope, read_rope, read_rope_pair
 from vivace.sampling import GenerationDefaults
@@ -85,6 +86,8 @@ class ModelConfig:
     output_bias: bool = False
     """Of the attention's output projection."""
     mlp_bias: bool = False
+    quantization: Scheme | None = None
+    """How linears are stored that are integers already; None: there are none."""
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -94,12 +97,7 @@ def read_config(directory: Path) -> ModelConfig:
     or says what cannot be.
     """
     fields = read_fields(directory / "config.json")
-    if "quantization_config" in fields:
-        raise UnsupportedModelError(
-            f"{fields.path}: quantization_config says the weights are quantised already; supported are weights in "
-            "float32, float16 and bfloat16. Give the original model."
-        )
-    return build_config(fields)
+    return replace(build_config(fields), quantization=read_quantization(fields))
 
 
 def build_config(fields: Fields) -> ModelConfig:
@@ -322,6 +320,12 @@ def _read_gpt2(fields: Fields) -> ModelConfig:
     )
 
 
+class _Biases(TypedDict, total=False):
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+
+
 def _read_decoder(
     fields: Fields,
     *,
@@ -329,7 +333,7 @@ def _read_decoder(
     read_ropes: Callable[[Fields, int, int], tuple[Rope, ...]] = lambda *sizes: (read_rope(*sizes),),
     rope_of_layer: Sequence[int] | None = None,
     activation: str = "hidden_act",
-    **biases: bool,
+    **biases: Unpack[_Biases],
 ) -> ModelConfig:
     """What the families around Llama have in common: RMS norms, a gated MLP, rotary positions."""
     hidden, heads = fields.integer("hidden_size", 1, MAX_WIDTH), fields.integer("num_attention_heads", 1, MAX_WIDTH)

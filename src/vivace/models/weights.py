@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.checkpoint import Tensor, TensorSource
+from vivace.models.compressed import QuantizedTensor, Scheme, read_linear
 from vivace.models.config import ModelConfig
 
 _CHUNK = 1 << 18
@@ -27,7 +28,7 @@ _CHUNK = 1 << 18
 class Linear:
     """y = weight @ x + bias; of a factored matrix, y = weight @ (factor @ x) + bias."""
 
-    weight: Tensor
+    weight: Tensor | QuantizedTensor
     """[out, in]; [out, rank] beside a factor. Maybe not contiguous."""
     bias: Tensor | None = None
     """[out]"""
@@ -81,6 +82,7 @@ class _Names:
     prefix: str = ""
     norm_offset: float = 0.0
     norm_bias: bool = False
+    scheme: Scheme | None = None
 
     def under(self, prefix: str) -> _Names:
         return replace(self, prefix=self.prefix + prefix)
@@ -112,7 +114,7 @@ class _Names:
             up, down = self._factors(name, out, width)
             return Linear(up, offset, down)
         if not transposed:
-            return Linear(self.tensor(f"{name}.weight", (out, width)), offset)
+            return Linear(read_linear(self.checkpoint, self.prefix + name, out, width, self.scheme), offset)
         stored = self.tensor(f"{name}.weight", (width, out))
         return Linear(stored.transposed(), offset)
 
@@ -165,7 +167,9 @@ def read_weights(config: ModelConfig, checkpoint: TensorSource) -> ModelWeights:
         )
     layout, hidden = _LAYOUTS[config.family], config.hidden_size
     found = [prefix for prefix in layout.prefixes if f"{prefix}{layout.embedding}.weight" in checkpoint]
-    names = _Names(checkpoint, (found or layout.prefixes)[0], layout.norm_offset, config.norm == "layer")
+    names = _Names(
+        checkpoint, (found or layout.prefixes)[0], layout.norm_offset, config.norm == "layer", config.quantization
+    )
     return ModelWeights(
         embedding=names.tensor(f"{layout.embedding}.weight", (config.vocab_size, hidden)),
         positions=_read_positions(config, names, layout.positions) if layout.positions else None,
@@ -183,8 +187,9 @@ def _read_positions(config: ModelConfig, names: _Names, name: str) -> Tensor:
 
 def _read_head(config: ModelConfig, checkpoint: TensorSource) -> Linear:
     """Beside the decoder; in files of models with images, beside the decoder's part of them."""
-    places = [_Names(checkpoint, prefix) for prefix in ("", "language_model.")]
-    held = [names for names in places if any(f"lm_head.{part}" in names for part in ("weight", "up.weight"))]
+    places = [_Names(checkpoint, prefix, scheme=config.quantization) for prefix in ("", "language_model.")]
+    parts = ("weight", "weight_packed", "up.weight")
+    held = [names for names in places if any(f"lm_head.{part}" in names for part in parts)]
     return (held or places)[0].linear("lm_head", config.vocab_size, config.hidden_size)
 
 

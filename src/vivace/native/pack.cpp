@@ -191,8 +191,8 @@ void check_parts(const std::vector<Source>& parts, int inputs, Stacking stacking
     if (part.rows <= 0) throw std::invalid_argument("a matrix of a linear has no rows");
     if (stacking == Stacking::blocks && part.rows != parts[0].rows)
       throw std::invalid_argument("matrices stacked by blocks must have equally many rows");
-    if (part.type == SourceType::int4 && (part.group_size <= 0 || part.group_size % sum_group || inputs % 2))
-      throw std::invalid_argument("int4 sources need groups of a multiple of 32 inputs, and an even number of inputs");
+    if (part.type == SourceType::int4 && (part.group_size <= 0 || part.group_size % sum_group || activation_group % part.group_size || inputs % 2))
+      throw std::invalid_argument("int4 sources need groups of 32, 64 or 128 inputs, and an even number of inputs");
   }
 }
 

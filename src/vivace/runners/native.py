@@ -16,13 +16,18 @@ from vivace.batch import BLOCK_SIZE, Batch, Handle, Logprobs, Row, RunnerLimits,
 from vivace.errors import ConfigError, NativeError
 from vivace.machine import allowed_cores
 from vivace.models.checkpoint import Tensor
+from vivace.models.compressed import QuantizedTensor
 from vivace.models.config import ModelConfig
 from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm, check_finite
-from vivace.native import Decoder
+from vivace.native import Decoder, Integers
 from vivace.native import Sampling as NativeSampling
 
 Quantize = Literal["none", "bf16", "int8", "int4"]
 QUANTIZE: tuple[Quantize, ...] = ("none", "bf16", "int8", "int4")
+
+
+ACTIVATION_GROUP = 128
+"""Inputs that share an activation scale; integers of 4 bits need a weight scale for each of these at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +234,10 @@ def _part(linear: Linear) -> tuple[Any, Any, Any]:
     return _matrix(linear.weight), bias, None if linear.factor is None else _matrix(linear.factor)
 
 
-def _matrix(tensor: Tensor) -> np.ndarray[Any, Any]:
+def _matrix(tensor: Tensor | QuantizedTensor) -> np.ndarray[Any, Any] | Integers:
+    """Integers are packed as they are, whatever `quantize` asks for."""
+    if isinstance(tensor, QuantizedTensor):
+        split = tensor.split_groups(ACTIVATION_GROUP) if tensor.bits == 4 else tensor
+        return Integers(split.codes, split.scales, split.zeros, split.group_size)
     check_finite(tensor)
     return np.ascontiguousarray(tensor.data)

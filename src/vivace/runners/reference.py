@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vivace.batch import BLOCK_SIZE, Batch, Handle, Logprobs, Row, RunnerLimits, Sampling, StepResult, Want
 from vivace.models.checkpoint import Tensor
+from vivace.models.compressed import QuantizedTensor
 from vivace.models.config import Activation, ModelConfig
 from vivace.models.weights import LayerWeights, Linear, ModelWeights, Norm
 
@@ -239,9 +240,11 @@ class ReferenceRunner:
         y = self._multiply(linear.weight, x if linear.factor is None else self._multiply(linear.factor, x))
         return y if linear.bias is None else y + linear.bias.to_f32()
 
-    def _multiply(self, matrix: Tensor, x: Array) -> Array:
+    def _multiply(self, matrix: Tensor | QuantizedTensor, x: Array) -> Array:
         if self._quantization is not None and self._quantization.weights != "bf16":
             x = quantize_activations(x, self._quantization)
+        if isinstance(matrix, QuantizedTensor):
+            return x @ matrix.to_f32().T
         y: Array = x @ self._matrix(matrix.name, matrix.to_f32).T
         return y
 
