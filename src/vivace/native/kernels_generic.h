@@ -6,6 +6,21 @@
 constexpr int prefetch_bytes = 4096;
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
+// repeat<N>(body) calls body(0) to body(N - 1), each number a constant of its own type, all of it inlined at once: an
+// array of registers that a loop indexes is kept in memory by the compiler, however short the loop.
+template <int I>
+struct Constant {
+  constexpr operator int() const { return I; }
+};
+#define INLINE __attribute__((always_inline))
+template <int N, class Body>
+INLINE inline void repeat(Body body) {
+  if constexpr (N > 0) {
+    repeat<N - 1>(body);
+    body(Constant<N - 1>{});
+  }
+}
+
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -58,7 +73,7 @@ inline Floats apply(Activation activation, Floats x) {
 // Writes Rows x Blocks totals, after adding the bias and, if asked, what `out` holds.
 template <int Rows, int Blocks>
 inline void write_tile(Floats (&total)[Rows][Blocks], const LinearWeights& w, int block, const LinearTile& tile, int row) {
-  for (int r = 0; r < Rows; r++) {
+  repeat<Rows>([&](auto r) INLINE {
     float* out = tile.out + (row + r - tile.first_row) * tile.out_stride + (block - tile.first_block) * lanes;
     for (int b = 0; b < Blocks; b++, out += lanes) {
       Floats value = total[r][b];
@@ -70,7 +85,7 @@ inline void write_tile(Floats (&total)[Rows][Blocks], const LinearWeights& w, in
         store_first(out, tile.accumulate ? load_first(out, outputs) + value : value, outputs);
       }
     }
-  }
+  });
 }
 
 template <class Weight, int Rows, int Blocks>
@@ -79,15 +94,16 @@ void multiply_float_block(const LinearWeights& w, const Activations& x, const Li
   const Weight* weights = static_cast<const Weight*>(w.weights) + block * block_size;
   const float* values = x.values + row * x.value_stride;
   Floats total[Rows][Blocks];
-  for (int r = 0; r < Rows; r++)
-    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  repeat<Rows>([&](auto r) INLINE {
+    repeat<Blocks>([&](auto b) INLINE { total[r][b] = zero(); });
+  });
   for (int k = 0; k < w.inputs; k++) {
     Floats column_weights[Blocks];
-    for (int b = 0; b < Blocks; b++) column_weights[b] = load(weights + b * block_size + k * lanes);
-    for (int r = 0; r < Rows; r++) {
+    repeat<Blocks>([&](auto b) INLINE { column_weights[b] = load(weights + b * block_size + k * lanes); });
+    repeat<Rows>([&](auto r) INLINE {
       const Floats value = broadcast(values[r * x.value_stride + k]);
-      for (int b = 0; b < Blocks; b++) total[r][b] = fma(value, column_weights[b], total[r][b]);
-    }
+      repeat<Blocks>([&](auto b) INLINE { total[r][b] = fma(value, column_weights[b], total[r][b]); });
+    });
   }
   write_tile(total, w, block, tile, row);
 }
@@ -95,12 +111,12 @@ void multiply_float_block(const LinearWeights& w, const Activations& x, const Li
 // Adds the inputs that quantize_row left in float. weight(block, input) gives sixteen outputs' weights.
 template <int Rows, int Blocks, class Weight>
 inline void add_outliers(Floats (&total)[Rows][Blocks], const Activations& x, int row, Weight weight) {
-  for (int r = 0; r < Rows; r++) {
+  repeat<Rows>([&](auto r) INLINE {
     const std::int32_t* inputs = x.outlier_inputs + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
     const float* values = x.outlier_values + static_cast<std::ptrdiff_t>(row + r) * max_outliers;
     for (int i = 0; i < x.outliers[row + r]; i++)
-      for (int b = 0; b < Blocks; b++) total[r][b] = fma(broadcast(values[i]), weight(b, inputs[i]), total[r][b]);
-  }
+      repeat<Blocks>([&](auto b) INLINE { total[r][b] = fma(broadcast(values[i]), weight(b, inputs[i]), total[r][b]); });
+  });
 }
 
 inline std::int32_t sum_codes(const Activations& x, int row, int first, int end) {
@@ -116,33 +132,35 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
   const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
   const std::int8_t* inputs = x.codes + row * x.code_stride;
   Floats total[Rows][Blocks];
-  for (int r = 0; r < Rows; r++)
-    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  repeat<Rows>([&](auto r) INLINE {
+    repeat<Blocks>([&](auto b) INLINE { total[r][b] = zero(); });
+  });
   for (int group = 0; group < w.padded_inputs; group += activation_group) {
     const int end = smaller(group + activation_group, w.padded_inputs);
     Ints acc[Rows][Blocks];
-    for (int r = 0; r < Rows; r++) {
+    repeat<Rows>([&](auto r) INLINE {
       const Ints start = dot_start(sum_codes(x, row + r, group, end));
-      for (int b = 0; b < Blocks; b++) acc[r][b] = start;
-    }
+      repeat<Blocks>([&](auto b) INLINE { acc[r][b] = start; });
+    });
     for (int k = group; k < end; k += 4) {
       Codes four[Blocks];
-      for (int b = 0; b < Blocks; b++) four[b] = load_codes(codes + b * block_size + k * lanes);
-      for (int r = 0; r < Rows; r++)
-        for (int b = 0; b < Blocks; b++) acc[r][b] = dot(acc[r][b], four[b], inputs + r * x.code_stride + k);
+      repeat<Blocks>([&](auto b) INLINE { four[b] = load_codes(codes + b * block_size + k * lanes); });
+      repeat<Rows>([&](auto r) INLINE {
+        repeat<Blocks>([&](auto b) INLINE { acc[r][b] = dot(acc[r][b], four[b], inputs + r * x.code_stride + k); });
+      });
     }
-    for (int r = 0; r < Rows; r++) {
+    repeat<Rows>([&](auto r) INLINE {
       const Floats scale = broadcast(x.scales[(row + r) * x.scale_stride + group / activation_group]);
-      for (int b = 0; b < Blocks; b++) total[r][b] = fma(to_floats(acc[r][b]), scale, total[r][b]);
-    }
+      repeat<Blocks>([&](auto b) INLINE { total[r][b] = fma(to_floats(acc[r][b]), scale, total[r][b]); });
+    });
   }
   add_outliers(total, x, row, [&](int b, int k) {
     return column(load_codes(codes + b * block_size + k / 4 * 64), k % 4) - broadcast(128.0f);
   });
-  for (int b = 0; b < Blocks; b++) {
+  repeat<Blocks>([&](auto b) INLINE {
     const Floats scale = load(w.scales + (block + b) * lanes);
-    for (int r = 0; r < Rows; r++) total[r][b] = total[r][b] * scale;
-  }
+    repeat<Rows>([&](auto r) INLINE { total[r][b] = total[r][b] * scale; });
+  });
   write_tile(total, w, block, tile, row);
 }
 
@@ -178,35 +196,37 @@ void multiply_int4_block(const LinearWeights& w, const Activations& x, const Lin
   const Int4Groups first_groups(w, block);
   const std::int8_t* inputs = x.codes + row * x.code_stride;
   Floats total[Rows][Blocks];
-  for (int r = 0; r < Rows; r++)
-    for (int b = 0; b < Blocks; b++) total[r][b] = zero();
+  repeat<Rows>([&](auto r) INLINE {
+    repeat<Blocks>([&](auto b) INLINE { total[r][b] = zero(); });
+  });
   for (int g = 0; g < first_groups.count; g++) {
     const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
     Ints acc[Rows][Blocks];
-    for (int r = 0; r < Rows; r++) {
+    repeat<Rows>([&](auto r) INLINE {
       const std::int32_t code_sum = sum_codes(x, row + r, first, end);
-      for (int b = 0; b < Blocks; b++) acc[r][b] = first_groups.start(b * first_groups.count + g, code_sum);
-    }
+      repeat<Blocks>([&](auto b) INLINE { acc[r][b] = first_groups.start(b * first_groups.count + g, code_sum); });
+    });
     for (int k = first; k < end; k += 8) {
       Codes low[Blocks], high[Blocks];
-      for (int b = 0; b < Blocks; b++) {
+      repeat<Blocks>([&](auto b) INLINE {
         const Codes both = load_codes(first_groups.codes + b * block_size + k * lanes / 2);
         low[b] = low_nibbles(both);
         high[b] = high_nibbles(both);
-      }
-      for (int r = 0; r < Rows; r++) {
+      });
+      repeat<Rows>([&](auto r) INLINE {
         const std::int8_t* eight = inputs + r * x.code_stride + k;
-        for (int b = 0; b < Blocks; b++)
+        repeat<Blocks>([&](auto b) INLINE {
           acc[r][b] = dot_nibbles(dot_nibbles(acc[r][b], low[b], eight), high[b], eight + 4);
-      }
+        });
+      });
     }
-    for (int b = 0; b < Blocks; b++) {
+    repeat<Blocks>([&](auto b) INLINE {
       const Floats scale = load(first_groups.scales + (b * first_groups.count + g) * lanes);
-      for (int r = 0; r < Rows; r++) {
+      repeat<Rows>([&](auto r) INLINE {
         const Floats both = scale * broadcast(x.scales[(row + r) * x.scale_stride + first / activation_group]);
         total[r][b] = fma(to_floats(acc[r][b]), both, total[r][b]);
-      }
-    }
+      });
+    });
   }
   add_outliers(total, x, row, [&](int b, int k) { return Int4Groups(w, block + b).weights(k); });
   write_tile(total, w, block, tile, row);
@@ -224,11 +244,11 @@ void multiply_int8_row(const LinearWeights& w, const Activations& x, const Linea
     const int end = smaller(group + activation_group, w.padded_inputs);
     Ints acc[4] = {dot_start(sum_codes(x, row, group, end)), broadcast_int(0), broadcast_int(0), broadcast_int(0)};
     for (int k = group; k < end; k += 16)
-      for (int i = 0; i < 4; i++) {
+      repeat<4>([&](auto i) INLINE {
         const std::uint8_t* four = codes + (k + 4 * i) * lanes;
         prefetch(four + prefetch_bytes);
         acc[i] = dot(acc[i], load_codes(four), inputs + k + 4 * i);
-      }
+      });
     const Floats scale = broadcast(x.scales[row * x.scale_stride + group / activation_group]);
     total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
   }
@@ -249,13 +269,13 @@ void multiply_int4_row(const LinearWeights& w, const Activations& x, const Linea
     prefetch(scales + prefetch_bytes / 16);
     Ints acc[4] = {groups.start(g, sum_codes(x, row, first, end)), broadcast_int(0), broadcast_int(0), broadcast_int(0)};
     for (int k = first; k < end; k += 16)
-      for (int i = 0; i < 2; i++) {
+      repeat<2>([&](auto i) INLINE {
         const std::uint8_t* eight = groups.codes + (k + 8 * i) * lanes / 2;
         prefetch(eight + prefetch_bytes);
         const Codes both = load_codes(eight);
         acc[2 * i] = dot_nibbles(acc[2 * i], low_nibbles(both), inputs + k + 8 * i);
         acc[2 * i + 1] = dot_nibbles(acc[2 * i + 1], high_nibbles(both), inputs + k + 8 * i + 4);
-      }
+      });
     const Floats scale = load(scales) * broadcast(x.scales[row * x.scale_stride + first / activation_group]);
     total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
   }
@@ -398,16 +418,16 @@ inline const std::uint16_t* step(const std::uint16_t* p, std::ptrdiff_t n) { ret
 template <class Element, int Queries>
 void score_blocks(const AttentionTask& task, int first_query, int first_block, int last_block, float* highest) {
   Floats highest_lane[Queries];
-  for (int q = 0; q < Queries; q++) highest_lane[q] = broadcast(-__builtin_inff());
+  repeat<Queries>([&](auto q) INLINE { highest_lane[q] = broadcast(-__builtin_inff()); });
   for (int block = first_block; block <= last_block; block++) {
     const Element* keys = step(static_cast<const Element*>(task.keys), task.table[block] * task.block_stride);
     Floats dots[Queries];
-    for (int q = 0; q < Queries; q++) dots[q] = zero();
+    repeat<Queries>([&](auto q) INLINE { dots[q] = zero(); });
     for (int d = 0; d < task.head_dim; d++) {
       const Floats key = load(keys + d * lanes);
-      for (int q = 0; q < Queries; q++) dots[q] = fma(broadcast(task.query[first_query + q][d]), key, dots[q]);
+      repeat<Queries>([&](auto q) INLINE { dots[q] = fma(broadcast(task.query[first_query + q][d]), key, dots[q]); });
     }
-    for (int q = 0; q < Queries; q++) {
+    repeat<Queries>([&](auto q) INLINE {
       float* scores = task.scores + (first_query + q) * task.score_stride + block * lanes;
       const int from = task.first[first_query + q] - block * lanes, to = task.last[first_query + q] - block * lanes;
       store(scores, dots[q]);
@@ -417,9 +437,9 @@ void score_blocks(const AttentionTask& task, int first_query, int first_block, i
         dots[q] = load(scores);
       }
       highest_lane[q] = max(highest_lane[q], dots[q]);
-    }
+    });
   }
-  for (int q = 0; q < Queries; q++) highest[q] = largest(highest_lane[q]);
+  repeat<Queries>([&](auto q) INLINE { highest[q] = largest(highest_lane[q]); });
 }
 
 // Turns scores into e^(score - highest) and returns their sum.
@@ -437,8 +457,9 @@ inline float exponentiate(float* scores, int first_block, int last_block, float 
 template <class Element, int Queries, int Vectors>
 void mix_values(const AttentionTask& task, int first_query, int first, int last, int first_dim, const float* scale) {
   Floats total[Queries][Vectors];
-  for (int q = 0; q < Queries; q++)
-    for (int i = 0; i < Vectors; i++) total[q][i] = zero();
+  repeat<Queries>([&](auto q) INLINE {
+    repeat<Vectors>([&](auto i) INLINE { total[q][i] = zero(); });
+  });
   for (int token = first; token <= last;) {
     const int block = token / lanes;
     const Element* values =
@@ -447,18 +468,19 @@ void mix_values(const AttentionTask& task, int first_query, int first, int last,
     for (; token <= end; token++) {
       const Element* value = values + (token - block * lanes) * task.padded_head_dim;
       Floats loaded[Vectors];
-      for (int i = 0; i < Vectors; i++) loaded[i] = load(value + i * lanes);
-      for (int q = 0; q < Queries; q++) {
+      repeat<Vectors>([&](auto i) INLINE { loaded[i] = load(value + i * lanes); });
+      repeat<Queries>([&](auto q) INLINE {
         const Floats weight = broadcast(task.scores[(first_query + q) * task.score_stride + token]);
-        for (int i = 0; i < Vectors; i++) total[q][i] = fma(weight, loaded[i], total[q][i]);
-      }
+        repeat<Vectors>([&](auto i) INLINE { total[q][i] = fma(weight, loaded[i], total[q][i]); });
+      });
     }
   }
-  for (int q = 0; q < Queries; q++)
-    for (int i = 0; i < Vectors; i++) {
+  repeat<Queries>([&](auto q) INLINE {
+    repeat<Vectors>([&](auto i) INLINE {
       const int dim = first_dim + i * lanes, count = smaller(lanes, task.head_dim - dim);
       store_first(task.out[first_query + q] + dim, total[q][i] * broadcast(scale[q]), count);
-    }
+    });
+  });
 }
 
 template <class Element, int Queries>
@@ -471,8 +493,9 @@ void attend_queries(const AttentionTask& task, int first_query) {
   const int first_block = first / lanes, last_block = last / lanes;
   float highest[Queries], scale[Queries];
   score_blocks<Element, Queries>(task, first_query, first_block, last_block, highest);
-  for (int q = 0; q < Queries; q++)
+  repeat<Queries>([&](auto q) INLINE {
     scale[q] = 1.0f / exponentiate(task.scores + (first_query + q) * task.score_stride, first_block, last_block, highest[q]);
+  });
   int dim = 0;
   for (; dim + 4 * lanes <= task.padded_head_dim; dim += 4 * lanes)
     mix_values<Element, Queries, 4>(task, first_query, first, last, dim, scale);
