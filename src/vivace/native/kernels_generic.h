@@ -414,31 +414,48 @@ void quantize_row(const float* x, int inputs, int padded_inputs, int row, const 
 inline const float* step(const float* p, std::ptrdiff_t n) { return p + n; }
 inline const std::uint16_t* step(const std::uint16_t* p, std::ptrdiff_t n) { return p + n; }
 
-// scores[q][t] = query q . key t for every block that some query sees; -infinity where q itself does not.
-template <class Element, int Queries>
-void score_blocks(const AttentionTask& task, int first_query, int first_block, int last_block, float* highest) {
-  Floats highest_lane[Queries];
-  repeat<Queries>([&](auto q) INLINE { highest_lane[q] = broadcast(-__builtin_inff()); });
-  for (int block = first_block; block <= last_block; block++) {
-    const Element* keys = step(static_cast<const Element*>(task.keys), task.table[block] * task.block_stride);
-    Floats dots[Queries];
-    repeat<Queries>([&](auto q) INLINE { dots[q] = zero(); });
-    for (int d = 0; d < task.head_dim; d++) {
-      const Floats key = load(keys + d * lanes);
-      repeat<Queries>([&](auto q) INLINE { dots[q] = fma(broadcast(task.query[first_query + q][d]), key, dots[q]); });
-    }
+// scores[q][t] = query q . key t for some blocks side by side, -infinity where q does not see t: each sum is one chain of additions, and a single one would
+// leave the processor waiting for it.
+template <class Element, int Queries, int Blocks>
+inline void score_side_by_side(const AttentionTask& task, int first_query, int block, Floats (&highest_lane)[Queries]) {
+  const Element* keys[Blocks];
+  repeat<Blocks>([&](auto b) INLINE {
+    keys[b] = step(static_cast<const Element*>(task.keys), task.table[block + b] * task.block_stride);
+  });
+  Floats dots[Queries][Blocks];
+  repeat<Queries>([&](auto q) INLINE {
+    repeat<Blocks>([&](auto b) INLINE { dots[q][b] = zero(); });
+  });
+  for (int d = 0; d < task.head_dim; d++) {
+    Floats key[Blocks];
+    repeat<Blocks>([&](auto b) INLINE { key[b] = load(keys[b] + d * lanes); });
     repeat<Queries>([&](auto q) INLINE {
-      float* scores = task.scores + (first_query + q) * task.score_stride + block * lanes;
-      const int from = task.first[first_query + q] - block * lanes, to = task.last[first_query + q] - block * lanes;
-      store(scores, dots[q]);
-      if (from > 0 || to < lanes - 1) {
-        for (int t = 0; t < lanes; t++)
-          if (t < from || t > to) scores[t] = -__builtin_inff();
-        dots[q] = load(scores);
-      }
-      highest_lane[q] = max(highest_lane[q], dots[q]);
+      const Floats value = broadcast(task.query[first_query + q][d]);
+      repeat<Blocks>([&](auto b) INLINE { dots[q][b] = fma(value, key[b], dots[q][b]); });
     });
   }
+  repeat<Queries>([&](auto q) INLINE {
+    float* scores = task.scores + (first_query + q) * task.score_stride;
+    repeat<Blocks>([&](auto b) INLINE {
+      const int at = (block + b) * lanes, from = task.first[first_query + q] - at, to = task.last[first_query + q] - at;
+      Floats seen = dots[q][b];
+      if (from > 0 || to < lanes - 1) seen = keep_lanes(seen, from, to, -__builtin_inff());
+      store(scores + at, seen);
+      highest_lane[q] = max(highest_lane[q], seen);
+    });
+  });
+}
+
+// Scores of every block that some query sees, and each query's highest.
+template <class Element, int Queries>
+void score_blocks(const AttentionTask& task, int first_query, int first_block, int last_block, float* highest) {
+  constexpr int together = Queries >= 3 ? 1 : 4 / Queries;
+  Floats highest_lane[Queries];
+  repeat<Queries>([&](auto q) INLINE { highest_lane[q] = broadcast(-__builtin_inff()); });
+  int block = first_block;
+  for (; block + together - 1 <= last_block; block += together)
+    score_side_by_side<Element, Queries, together>(task, first_query, block, highest_lane);
+  for (; block <= last_block; block++) score_side_by_side<Element, Queries, 1>(task, first_query, block, highest_lane);
   repeat<Queries>([&](auto q) INLINE { highest[q] = largest(highest_lane[q]); });
 }
 

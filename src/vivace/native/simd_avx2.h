@@ -60,6 +60,14 @@ inline Floats absolute(Floats a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
+// Lanes `from` to `to` of a, and `other` in the rest; both may lie outside.
+inline Floats keep_lanes(Floats a, int from, int to, float other) {
+  const auto blend = [&](__m256 half, int first) {
+    const __m256i kept = _mm256_andnot_si256(first_lanes(from - first), first_lanes(to + 1 - first));
+    return _mm256_blendv_ps(_mm256_set1_ps(other), half, _mm256_castsi256_ps(kept));
+  };
+  return {blend(a.low, 0), blend(a.high, 8)};
+}
 inline Floats copy_sign(Floats magnitude, Floats sign) {
   const __m256 mask = _mm256_set1_ps(-0.0f);
   return {_mm256_or_ps(_mm256_and_ps(mask, sign.low), _mm256_andnot_ps(mask, magnitude.low)),

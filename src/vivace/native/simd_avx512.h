@@ -45,6 +45,12 @@ inline Floats scale_by_power_of_two(Floats a, Floats exponent) { return {_mm512_
 inline Floats zero_where_below(Floats a, Floats x, float bound) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(bound), _CMP_GE_OQ), a.v)};
 }
+// Lanes `from` to `to` of a, and `other` in the rest; both may lie outside.
+inline Floats keep_lanes(Floats a, int from, int to, float other) {
+  const unsigned up_to = to < 0 ? 0u : to > 15 ? 0xFFFFu : (2u << to) - 1;
+  const unsigned before = from <= 0 ? 0u : from > 15 ? 0xFFFFu : (1u << from) - 1;
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(up_to & ~before), _mm512_set1_ps(other), a.v)};
+}
 inline Floats copy_sign(Floats magnitude, Floats sign) {
   const __m512i mask = _mm512_set1_epi32(static_cast<int>(0x80000000u));
   return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(mask, _mm512_castps_si512(sign.v),

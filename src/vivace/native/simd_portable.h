@@ -83,6 +83,12 @@ inline Floats scale_by_power_of_two(Floats a, Floats exponent) {
   return {a.v * power};
 }
 inline Floats zero_where_below(Floats a, Floats x, float bound) { return {x.v >= bound ? a.v : FloatVector{}}; }
+// Lanes `from` to `to` of a, and `other` in the rest; both may lie outside.
+inline Floats keep_lanes(Floats a, int from, int to, float other) {
+  for (int i = 0; i < 16; i++)
+    if (i < from || i > to) a.v[i] = other;
+  return a;
+}
 inline Floats copy_sign(Floats magnitude, Floats sign) { return {sign.v < 0.0f ? -magnitude.v : magnitude.v}; }
 inline float sum(Floats a) {
   float total[8];
