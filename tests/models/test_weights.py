@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.checkpoints import set_fields, to_bfloat16, write_json, write_llama, write_qwen2, write_tensors
 from tests.families import (
@@ -23,6 +24,12 @@ from vivace.errors import CheckpointError, UnsupportedModelError
 from vivace.models.checkpoint import Checkpoint, Tensor
 from vivace.models.config import read_config
 from vivace.models.weights import Linear, ModelWeights, Norm, check_finite, read_weights
+
+
+def values_of(linear: Linear) -> NDArray[Any]:
+    """The view of the file that a linear of floats is."""
+    assert isinstance(linear.weight, Tensor)
+    return linear.weight.data
 
 
 def read(directory: Path) -> ModelWeights:
@@ -102,7 +109,7 @@ def test_matrices_stay_views_of_the_file(tmp_path: Path, write: Any) -> None:
     weights = read(write(tmp_path))
     layer = weights.layers[0]
     linears = [layer.query, layer.value, layer.up, layer.down]
-    assert not any(tensor.data.flags.owndata for tensor in [weights.embedding, *(linear.weight for linear in linears)])
+    assert not any(values.flags.owndata for values in [weights.embedding.data, *map(values_of, linears)])
 
 
 def test_the_norms_of_gemma3_are_one_more_than_what_is_stored(tmp_path: Path) -> None:
@@ -125,13 +132,13 @@ def test_the_norms_of_gemma3_are_one_more_than_what_is_stored(tmp_path: Path) ->
 def test_fused_matrices_are_taken_apart(tmp_path: Path) -> None:
     layer = read(write_phi3(tmp_path)).layers[1]
     fused = read_raw(tmp_path, "model.layers.1.self_attn.qkv_proj.weight")
-    parts = [part.weight for part in (layer.query, layer.key, layer.value)]
-    assert [part.shape for part in parts] == [(64, 64), (32, 64), (32, 64)]
-    np.testing.assert_array_equal(np.concatenate([part.data for part in parts]), fused)
+    parts = (layer.query, layer.key, layer.value)
+    assert [part.weight.shape for part in parts] == [(64, 64), (32, 64), (32, 64)]
+    np.testing.assert_array_equal(np.concatenate([values_of(part) for part in parts]), fused)
     assert layer.gate is not None
-    gate_up = np.concatenate([layer.gate.weight.data, layer.up.weight.data])
+    gate_up = np.concatenate([values_of(layer.gate), values_of(layer.up)])
     np.testing.assert_array_equal(gate_up, read_raw(tmp_path, "model.layers.1.mlp.gate_up_proj.weight"))
-    assert len({part.name for part in parts}) == 3
+    assert len({part.weight.name for part in parts}) == 3
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
@@ -139,10 +146,10 @@ def test_the_matrices_of_gpt2_are_turned_to_out_by_in(tmp_path: Path, prefix: st
     weights = read(write_gpt2(tmp_path, prefix=prefix))
     layer = weights.layers[0]
     fused = read_raw(tmp_path, f"{prefix}h.0.attn.c_attn.weight")
-    np.testing.assert_array_equal(layer.key.weight.data, fused[:, 64:128].T)
+    np.testing.assert_array_equal(values_of(layer.key), fused[:, 64:128].T)
     assert layer.key.bias is not None
     np.testing.assert_array_equal(layer.key.bias.data, read_raw(tmp_path, f"{prefix}h.0.attn.c_attn.bias")[64:128])
-    np.testing.assert_array_equal(layer.up.weight.data, read_raw(tmp_path, f"{prefix}h.0.mlp.c_fc.weight").T)
+    np.testing.assert_array_equal(values_of(layer.up), read_raw(tmp_path, f"{prefix}h.0.mlp.c_fc.weight").T)
     assert (layer.gate, layer.up.weight.shape, layer.down.weight.shape) == (None, (256, 64), (64, 256))
     assert weights.positions is not None
     np.testing.assert_array_equal(weights.positions.data, read_raw(tmp_path, f"{prefix}wpe.weight"))
@@ -155,9 +162,9 @@ def test_the_tensors_of_a_bare_decoder_are_found_without_prefix(tmp_path: Path) 
         for name in list(tensors):
             tensors[name.removeprefix("model.")] = tensors.pop(name)
 
-    expected = read(write_qwen3(tmp_path / "model")).layers[1].down.weight.data
+    expected = values_of(read(write_qwen3(tmp_path / "model")).layers[1].down)
     stripped = rewrite(write_qwen3(tmp_path / "bare"), strip)
-    np.testing.assert_array_equal(read(stripped).layers[1].down.weight.data, expected)
+    np.testing.assert_array_equal(values_of(read(stripped).layers[1].down), expected)
 
 
 def test_each_layer_has_the_mlp_width_that_the_config_gives_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tests.runners.loading import Loaded, blocks_for, hidden_of, load_directory, run
 from vivace.batch import Row, Sampling, Want
+from vivace.models.checkpoint import Tensor
 from vivace.models.model import Model, open_model
 from vivace.models.weights import Linear, ModelWeights, Norm
 from vivace.runners.native import NativeRunner
@@ -96,7 +97,7 @@ def plant_outliers(weights: ModelWeights, channels: Sequence[int], factor: float
         values = linear.weight.to_f32().copy()
         if compensated:
             values[:, list(channels)] /= factor
-        return Linear(replace(linear.weight, dtype="F32", data=values), linear.bias)
+        return Linear(Tensor(linear.weight.name, "F32", values), linear.bias)
 
     layers = tuple(
         replace(
