@@ -74,7 +74,9 @@ def test_a_hub_that_gives_nothing_is_told_with_what_to_do(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "./nothing", "/no/such/place", "a/b/c", "../x", "owner/", "a\0b"])
-def test_a_name_that_is_nothing_says_what_to_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_nothing_says_what_to_give(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     hub = fake_hub(monkeypatch, OSError())
     with pytest.raises(ModelNotFoundError, match=r"Give the directory .* or an embedded model: mini"):
         locate_model(name)
