@@ -24,8 +24,8 @@ class Loaded:
     config: ModelConfig
     weights: ModelWeights
 
-    def native(self, quantize: Quantize, threads: int = 2) -> NativeRunner:
-        settings = NativeConfig(quantize=quantize, threads=threads, max_sequences=64, max_batch_tokens=512)
+    def native(self, quantize: Quantize, threads: int = 2, max_batch_tokens: int = 512) -> NativeRunner:
+        settings = NativeConfig(quantize=quantize, threads=threads, max_sequences=64, max_batch_tokens=max_batch_tokens)
         return load_native_runner(self.config, self.weights, settings)
 
     def reference(self, quantize: Quantize) -> ReferenceRunner:
