@@ -25,3 +25,11 @@ def test_shares_are_figures_over_limits(tmp_path: Path) -> None:
     layers = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 112 * 64)
     operations = 2 * 2 * (30 * layers + 320 * 64)
     assert report["ops_per_s"] == pytest.approx(operations / (report["ttft_ms"] / 1e3))
+
+
+def test_no_rate_is_given_for_prompts_that_take_more_than_one_step(tmp_path: Path) -> None:
+    model = open_model(str(write_llama(tmp_path / "tiny")))
+    runner = load_runner(model, NativeConfig(max_sequences=4, max_batch_tokens=50))
+    report = measure_engine(model, runner, "int8", concurrent=3, prompt=30, new_tokens=4, runs=1)
+    assert report["ops_per_s"] is None
+    assert report["ops_share"] is None

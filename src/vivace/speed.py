@@ -20,7 +20,7 @@ def measure_engine(
     `bytes_per_step` is what one decoding pass must read: every weight, and the KV cache half-way through the answer.
     `bandwidth_share` is the time to read that at the bandwidth measured here, over the time it took. `ops_per_s`
     counts the multiplications and additions of the layers' matrices for the prompts, and those of the head for their
-    last tokens, over the time to the first token: with several sequences, all their prompts come before it.
+    last tokens, over the time to the first token; it and its share are None where the prompts take more than one step.
     """
     measured = measure_speed(runner, concurrent=concurrent, prompt=prompt, new_tokens=new_tokens, runs=runs + 1)[1:]
     ttft_ms, p50, p99, tokens_per_s = (
@@ -30,7 +30,8 @@ def measure_engine(
     bandwidth = measure_read_bandwidth(min(runner.weight_bytes, MAX_MEASURED_BYTES), runner.threads, 5)
     step_bytes = runner.weight_bytes + concurrent * runner.kv_bytes_per_token * (prompt + new_tokens // 2)
     best_rate = measure_multiply_rate(quantize, runner.isa, runner.threads, 5)
-    rate = concurrent * _prompt_operations(model, prompt) / (ttft_ms / 1e3)
+    one_step = concurrent * prompt <= runner.limits.max_batch_tokens
+    rate = concurrent * _prompt_operations(model, prompt) / (ttft_ms / 1e3) if one_step else None
     return {
         "engine": f"vivace-{quantize}",
         "isa": runner.isa,
@@ -48,7 +49,7 @@ def measure_engine(
         "bandwidth_share": step_bytes / bandwidth / 1e6 / p50,
         "ops_per_s": rate,
         "best_tile_ops_per_s": best_rate,
-        "ops_share": rate / best_rate,
+        "ops_share": None if rate is None else rate / best_rate,
     }
 
 
