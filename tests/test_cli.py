@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Choice
 from click.testing import CliRunner, Result
 
 import vivace
 from vivace.cli import _write, main
 from vivace.llm import load
+from vivace.runners.native import QUANTIZE
 
 TINY = ("--quantize", "none", "--threads", "1", "--max-sequences", "4", "--kv-memory", "0.01")
 
@@ -397,3 +399,9 @@ def test_reports_come_as_text_for_people_and_as_one_json_object(command: list[st
     assert len(text.output.splitlines()) > 5
     found = json.loads(CliRunner().invoke(main, [*command, "--json"]).output)
     assert isinstance(found, dict)
+
+
+def test_every_format_of_the_runner_can_be_asked_for() -> None:
+    option = next(option for option in main.commands["serve"].params if option.name == "quantize")
+    assert isinstance(option.type, Choice)
+    assert tuple(option.type.choices) == QUANTIZE

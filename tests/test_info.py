@@ -29,9 +29,16 @@ def test_bytes_of_each_format_are_what_a_runner_packs(model: Model) -> None:
     embedding_bytes = {"none": 4, "bf16": 2, "int8": 1, "int4": 1}
     for quantize in QUANTIZE:
         # A runner also holds the embedding, of which a step reads one row. All widths here fill whole blocks.
-        packed = load_runner(model, NativeConfig(quantize=quantize)).weight_bytes
+        runner = load_runner(model, NativeConfig(quantize=quantize))
+        packed = runner.weight_bytes
         table = 320 * 64 * embedding_bytes[quantize] + (4 * 320 if quantize in ("int8", "int4") else 0)
-        assert found[quantize].step_bytes == packed - table
+        assert found[quantize].step_bytes == packed - table == runner.step_bytes
+
+
+def test_cache_bytes_are_those_of_a_runner_also_where_heads_are_padded(tmp_path: Path) -> None:
+    model = open_model(str(write_llama(tmp_path / "odd", head_dim=24)))
+    runner = load_runner(model, NativeConfig(quantize="int8"))
+    assert describe_model(model).kv_bytes_per_token == runner.kv_bytes_per_token
 
 
 def test_ratios_and_floors_follow_from_bytes_and_bandwidth(model: Model) -> None:

@@ -15,6 +15,7 @@ from vivace.models.checkpoint import Tensor
 from vivace.models.model import Model
 from vivace.models.weights import ModelWeights, read_weights
 from vivace.native import measure_read_bandwidth
+from vivace.runners.native import QUANTIZE, count_kv_bytes
 
 MAX_MEASURED_BYTES = 1 << 30
 """More than any cache holds: beyond it, the bandwidth no longer depends on the size."""
@@ -77,8 +78,8 @@ def describe_model(model: Model) -> ModelInfo:
         vocab_size=config.vocab_size,
         context_length=config.context_length,
         tied=config.tied,
-        kv_bytes_per_token=2 * 2 * len(config.layers) * config.kv_heads * config.head_dim,
-        formats=tuple(_describe_format(name, matrices) for name in ("none", "bf16", "int8", "int4")),
+        kv_bytes_per_token=count_kv_bytes(config, "int8"),
+        formats=tuple(_describe_format(name, matrices) for name in QUANTIZE),
     )
 
 

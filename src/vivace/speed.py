@@ -17,8 +17,9 @@ def measure_engine(
 ) -> dict[str, Any]:
     """Figures ready for JSON: the median of `runs` runs after one more to warm up.
 
-    `bytes_per_step` is what one decoding pass must read: every weight, and the KV cache half-way through the answer.
-    `bandwidth_share` is the time to read that at the bandwidth measured here, over the time it took. `ops_per_s`
+    `bytes_per_step` is what one decoding pass must read: every weight but an embedding that is not the head, and the
+    KV cache half-way through the answer. `bandwidth_share` is the time to read that at the bandwidth measured here,
+    over the time it took. `ops_per_s`
     counts the multiplications and additions of the layers' matrices for the prompts, and those of the head for their
     last tokens, over the time to the first token; it and its share are None where the prompts take more than one step.
     """
@@ -28,7 +29,7 @@ def measure_engine(
         for name in ("ttft_ms", "per_token_ms_p50", "per_token_ms_p99", "tokens_per_s")
     )
     bandwidth = measure_read_bandwidth(min(runner.weight_bytes, MAX_MEASURED_BYTES), runner.threads, 5)
-    step_bytes = runner.weight_bytes + concurrent * runner.kv_bytes_per_token * (prompt + new_tokens // 2)
+    step_bytes = runner.step_bytes + concurrent * runner.kv_bytes_per_token * (prompt + new_tokens // 2)
     best_rate = measure_multiply_rate(quantize, runner.isa, runner.threads, 5)
     one_step = concurrent * prompt <= runner.limits.max_batch_tokens
     rate = concurrent * _prompt_operations(model, prompt) / (ttft_ms / 1e3) if one_step else None

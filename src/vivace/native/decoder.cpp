@@ -217,6 +217,10 @@ std::size_t Decoder::weight_bytes() const {
   return total;
 }
 
+std::size_t Decoder::step_bytes() const {
+  return weight_bytes() - (head_.pieces.empty() ? 0 : embedding_.bytes());
+}
+
 std::size_t Decoder::kv_bytes_per_token() const {
   return layers_.size() * block_elements_ / block_tokens * (f16_cache_ ? 2 : 4);
 }

@@ -125,6 +125,7 @@ class Decoder {
   const char* isa() const { return kernels_.name; }
   int threads() const { return team_.size(); }
   std::size_t weight_bytes() const;
+  std::size_t step_bytes() const;  // of the weights that a pass over one token reads whole
   std::size_t kv_bytes_per_token() const;
 
  private:

@@ -253,5 +253,6 @@ NB_MODULE(_native, module) {
       .def_prop_ro("isa", &Decoder::isa)
       .def_prop_ro("threads", &Decoder::threads)
       .def_prop_ro("weight_bytes", &Decoder::weight_bytes)
+      .def_prop_ro("step_bytes", &Decoder::step_bytes)
       .def_prop_ro("kv_bytes_per_token", &Decoder::kv_bytes_per_token);
 }

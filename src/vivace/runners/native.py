@@ -91,8 +91,13 @@ class NativeRunner:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all packed weights; one decoding step reads about this much."""
+        """Of all packed weights."""
         return self._decoder.weight_bytes
+
+    @property
+    def step_bytes(self) -> int:
+        """Of the weights that a decoding step reads: all, but of an embedding that is not the head one row."""
+        return self._decoder.step_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -187,10 +192,15 @@ def load_native_runner(
     return NativeRunner(decoder, limits)
 
 
-def _plan_limits(config: ModelConfig, native: NativeConfig) -> RunnerLimits:
-    element_bytes = 4 if native.quantize == "none" else 2
+def count_kv_bytes(config: ModelConfig, quantize: Quantize) -> int:
+    """Of one token in the KV cache. Values are padded to whole vectors of 16."""
     padded_head_dim = -(-config.head_dim // 16) * 16
-    token_bytes = len(config.layers) * config.kv_heads * (config.head_dim + padded_head_dim) * element_bytes
+    element_bytes = 4 if quantize == "none" else 2
+    return len(config.layers) * config.kv_heads * (config.head_dim + padded_head_dim) * element_bytes
+
+
+def _plan_limits(config: ModelConfig, native: NativeConfig) -> RunnerLimits:
+    token_bytes = count_kv_bytes(config, native.quantize)
     one_context = -(-config.context_length // BLOCK_SIZE)
     blocks = min(native.kv_memory_bytes // (token_bytes * BLOCK_SIZE), one_context * native.max_sequences)
     return RunnerLimits(
