@@ -26,7 +26,8 @@ ALLOWED = {
     "grammar": "errors engine.constraint tokenizer",
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
-    "server": "errors budget sampling tokenizer models.model engine.constraint engine.request engine.bridge grammar server",
+    "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
+    "server",
 }
 """Of this package. What is not listed (the command line, the Python interface) puts the parts together."""
 

@@ -46,10 +46,10 @@ class Request:
     """Prefixes are shared only between requests of equal salt."""
     score_prompt: bool = False
     """Also return the log-probability of every prompt token but the first."""
-    grammar: Grammar | None = None
-    """What the answer must look like."""
     constraint: Constraint | None = None
     """Compiled from the grammar on the engine's side. Consulted before every token; the request is its only user."""
+    grammar: Grammar | None = None
+    """What the answer must look like."""
 
 
 class Update(NamedTuple):

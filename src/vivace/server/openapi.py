@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
-from vivace import __version__
 from vivace.server.protocol import ChatRequest, CompletionRequest, Message, TokenizeRequest
 from vivace.server.replies import (
     ChatChunk,
@@ -103,7 +103,7 @@ def describe_api(guarded: bool) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation, references)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "vivace", "version": __version__, "description": "Real-time LLM inference."},
+        "info": {"title": "vivace", "version": version("vivace"), "description": "Real-time LLM inference."},
         "paths": paths,
         "components": {"schemas": components},
     }

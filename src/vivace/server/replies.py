@@ -109,6 +109,11 @@ class Whole:
 class Replies(Protocol):
     """The JSON of one reply in one of the APIs, whole, or as events of a stream in the order of the methods here."""
 
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream tells its usage at the end."""
+        ...
+
     def whole(self, answers: Sequence[Whole], usage: Usage) -> bytes: ...
 
     def opening(self) -> list[bytes]: ...

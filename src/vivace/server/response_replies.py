@@ -127,6 +127,7 @@ class ResponseReplies:
 
     asked: ResponseReply
     """As it is before anything has come."""
+    with_usage: bool = True
     _sequence: int = 0
     _output: list[OutputItem] = field(default_factory=list)
     _item: _Item | None = None

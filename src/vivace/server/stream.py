@@ -70,7 +70,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             events = await self._send_pieces(send)
-            if not self._answers.over:  # the engine may take a step more; the text need not wait for it
+            if self._replies.with_usage or not self._answers.over:  # what is told of the flush covers the text
                 await send(_body(events, more=True))
                 events = []
             usage = await self._answers.usage()
