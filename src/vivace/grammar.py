@@ -135,6 +135,26 @@ class _Spelled:
         self.tokens = [tokenizer.spell(id) for id in range(vocab_size)]
         self.special_token_ids = [id for id in sorted(tokenizer.special_ids) if id < vocab_size]
         self._tokenizer = tokenizer
+        self._longest = max(map(len, self.tokens))
+        special = tokenizer.special_ids
+        self._ids = {spelling: id for id, spelling in reversed([*enumerate(self.tokens)]) if id not in special}
 
-    def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, special=False)
+    def __call__(self, text: bytes) -> list[int]:
+        """Tokens that spell exactly this, as the tokenizer has them unless it adds to a text or changes it."""
+        try:
+            ids = self._tokenizer.encode(text.decode(), special=False)
+        except UnicodeDecodeError:
+            return self._spell_greedily(text)
+        spelled = b"".join(self.tokens[id] for id in ids if id < len(self.tokens))
+        return ids if spelled == text else self._spell_greedily(text)
+
+    def _spell_greedily(self, text: bytes) -> list[int]:
+        """The longest token at each place; bytes that no token spells are left out."""
+        ids, start = [], 0
+        while start < len(text):
+            longest = range(min(self._longest, len(text) - start), 0, -1)
+            size = next((size for size in longest if text[start : start + size] in self._ids), 0)
+            if size:
+                ids.append(self._ids[text[start : start + size]])
+            start += size or 1
+        return ids

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vivace.errors import ModelNotFoundError
+from vivace.server.decoding import FieldError
 from vivace.server.protocol import (
-    FieldError,
     chat_messages,
     chat_params,
     check_model,
@@ -106,7 +106,6 @@ def test_an_empty_stop_string_is_refused(stop: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
         ("service_tier", "flex"),
@@ -152,7 +151,7 @@ def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
 
 
 def test_a_body_nested_too_deeply_is_refused() -> None:
-    deep = b'{"model": "tiny", "tools": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    deep = b'{"model": "tiny", "modalities": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert refusal(deep).code == "invalid_json"
 
 
@@ -177,9 +176,9 @@ def test_a_message_without_content_is_refused() -> None:
     assert refusal(chat(messages=[{"role": "assistant"}])).field == "messages[0].content"
 
 
-def test_tool_calls_in_a_message_are_refused_by_their_path() -> None:
+def test_half_a_tool_call_in_a_message_is_refused_by_its_path() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-    assert refusal(chat(messages=[message])).field == "messages[0].tool_calls"
+    assert refusal(chat(messages=[message])).field == "messages[0].tool_calls[0].function"
 
 
 def test_a_message_as_the_official_client_returns_it_can_be_sent_back() -> None:
@@ -205,16 +204,25 @@ def test_every_role_reaches_the_template_and_developer_is_system() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("Hello", "Hello"), (["Hello"], "Hello"), ([1, 2], (1, 2)), ([7], (7,)), ([[1, 2]], (1, 2)), ("", "")],
+    [
+        ("Hello", ["Hello"]),
+        (["Hello"], ["Hello"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [(1, 2)]),
+        ([7], [(7,)]),
+        ([[1, 2]], [(1, 2)]),
+        ([[1], [2, 3]], [(1,), (2, 3)]),
+        ("", [""]),
+    ],
 )
-def test_one_prompt_comes_in_every_form(prompt: object, expected: object) -> None:
-    assert completion_prompt(decode_completion(completion(prompt=prompt))) == expected
+def test_prompts_come_in_every_form(prompt: object, expected: object) -> None:
+    assert completion_prompts(decode_completion(completion(prompt=prompt))) == expected
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [[1], [2]], [1, "a"], []])
-def test_several_prompts_or_none_are_refused(prompt: object) -> None:
-    with pytest.raises(FieldError, match="prompt must be one text"):
-        completion_prompt(decode_completion(completion(prompt=prompt)))
+@pytest.mark.parametrize("fields", [{"prompt": [1, "a"]}, {"prompt": []}, {"prompt": ["a"] * 65, "n": 2}])
+def test_no_prompt_a_mixture_or_too_many_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(FieldError, match="prompt must be a text"):
+        completion_prompts(decode_completion(completion(**fields)))
 
 
 def test_params_carry_what_was_asked() -> None:

@@ -90,7 +90,7 @@ def _start_rule(use: ToolUse, calls: str, several: bool) -> str:
         return f'start: ({calls}) ("\\n" ({calls}))*' if several else f"start: {calls}"
     if use.format.alone:
         return f"start: TEXT | {calls}"
-    return f"start: ({calls})* TEXT" if several else f"start: ({calls} |) TEXT"
+    return f"start: ({calls})* TEXT" if several else f"start: TEXT | {calls}"
 
 
 def _call_rules(use: ToolUse, name: str, tool: Tool) -> list[str]:
