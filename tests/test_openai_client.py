@@ -236,7 +236,10 @@ async def test_a_conversation_of_responses_with_calls_and_their_results(client: 
     second = await client.responses.create(**asked | {"max_output_tokens": 5, "tool_choice": "none"}, input=items)
     assert second.output_text
     events = [
-        event async for event in await client.responses.create(**asked, input="Hi", tool_choice="required", stream=True)
+        event
+        async for event in await client.responses.create(
+            **asked, input="Hi", tool_choice="required", parallel_tool_calls=False, stream=True
+        )
     ]
     done = [event for event in events if event.type == "response.function_call_arguments.done"]
     told = "".join(event.delta for event in events if event.type == "response.function_call_arguments.delta")

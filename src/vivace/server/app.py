@@ -108,7 +108,7 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
             pool.shutdown(wait=False, cancel_futures=True)
 
     return Starlette(
-        routes=build_routes(service) + build_docs_routes(bool(config.api_keys)) + _page_routes(),
+        routes=build_routes(service) + build_docs_routes(model.name, bool(config.api_keys)) + _page_routes(),
         middleware=[Middleware(Access, config.api_keys, metrics.count)],
         lifespan=run_engine,
         exception_handlers={

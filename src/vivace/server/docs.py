@@ -6,6 +6,7 @@ Knows no API: it shows whatever an OpenAPI document says.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache, partial
 from html import escape
 from typing import Any
@@ -26,26 +27,20 @@ _HEADERS = {
 }
 
 
-def build_docs_routes(guarded: bool) -> list[Route]:
+def build_docs_routes(model: str, guarded: bool) -> list[Route]:
     """`guarded` says that requests to the API need a key; these do not."""
-    return [
-        Route("/openapi.json", partial(_send, guarded, "application/json")),
-        Route("/docs", partial(_send, guarded, "text/html")),
-        Route("/docs/style.css", partial(_send, guarded, "text/css")),
-    ]
+    document = cache(partial(describe_api, model, guarded))
+    writers: dict[str, tuple[str, Callable[[], str]]] = {
+        "/openapi.json": ("application/json", lambda: json.dumps(document())),
+        "/docs": ("text/html", cache(lambda: render_docs(document()))),
+        "/docs/style.css": ("text/css", lambda: _STYLE),
+    }
+    return [Route(path, partial(_send, media_type, write)) for path, (media_type, write) in writers.items()]
 
 
-async def _send(guarded: bool, media_type: str, request: Request) -> Response:
-    content = await anyio.to_thread.run_sync(_write, guarded, media_type)
+async def _send(media_type: str, write: Callable[[], str], request: Request) -> Response:
+    content = await anyio.to_thread.run_sync(write)
     return Response(content, headers=_HEADERS, media_type=media_type)
-
-
-@cache
-def _write(guarded: bool, media_type: str) -> str:
-    if media_type == "text/css":
-        return _STYLE
-    document = describe_api(guarded)
-    return json.dumps(document) if media_type == "application/json" else render_docs(document)
 
 
 def render_docs(document: dict[str, Any]) -> str:

@@ -90,14 +90,16 @@ _OPERATIONS = (
 )
 
 
-def describe_api(guarded: bool) -> dict[str, Any]:
-    """The OpenAPI document; `guarded` says that requests need a key."""
+def describe_api(model: str, guarded: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server of one model; `guarded` says that requests need a key."""
     types = {type for operation in _OPERATIONS for type in (operation.reply, operation.body, operation.chunk) if type}
     ordered = sorted(types | {ErrorReply}, key=lambda type: type.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     references = dict(zip(ordered, schemas, strict=True))
     for request in (ChatRequest, CompletionRequest, ResponsesRequest, Message):
         _mark_refused(components[request.__name__], request.refused)
+    for request in (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest):
+        components[request.__name__]["properties"]["model"] = {"enum": [model]}
     paths: dict[str, Any] = {}
     for operation in _OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation, references)
