@@ -1,6 +1,6 @@
 """Many streams at once: every one of them has to arrive whole, and none may lose a token.
 
-    python benchmarks/server_streams.py --streams 1000 --tokens 64 --stack uvicorn
+    python -m benchmarks.server_streams --streams 1000 --tokens 64 --stack uvicorn
 
 One process serves, another one reads: an asyncio client with a raw socket for each stream. A stream is whole if its
 usage says as many tokens as were asked for and its text is that of the same request alone. Prints JSON.
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server_overhead import running
+from benchmarks.server_overhead import running
 
 HERE = Path(__file__).parent
 
@@ -100,7 +100,12 @@ def main() -> None:
         return
     server = [sys.executable, str(HERE / "serve_stack.py"), arguments.stack, arguments.model, str(arguments.port)]
     with running(server, arguments.port):
-        done = subprocess.run([sys.executable, *sys.argv, "--client"], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.server_streams", *sys.argv[1:], "--client"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         print(json.dumps({"stack": arguments.stack} | json.loads(done.stdout)))
 
 

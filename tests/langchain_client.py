@@ -18,7 +18,7 @@ class Visit(BaseModel):
     again: bool
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]
 def weather(day: Literal["Mo", "Di"]) -> str:
     """The weather on a day."""
     return f"Rain on {day}."

@@ -67,7 +67,7 @@ def prepare_chat(model: Model, body: bytes, arrived: float) -> Job:
     asked = decode_chat(body)
     check_model(asked.model, model.name)
     params = chat_params(asked)
-    tools = chat_tools(asked, tool_format(model))
+    tools = chat_tools(asked, tool_format(model) if asked.tools else None)
     grammar = find_grammar(asked.response_format) if tools is None else write_grammar(tools)
     shown = [tool.function for tool in asked.tools or ()] if tools is not None else []
     _check_history(model, asked.messages)
@@ -97,7 +97,7 @@ def prepare_response(model: Model, body: bytes, arrived: float) -> Job:
     asked = decode_responses(body)
     check_model(asked.model, model.name)
     params = response_params(asked)
-    tools = response_tools(asked, tool_format(model))
+    tools = response_tools(asked, tool_format(model) if asked.tools else None)
     grammar = response_grammar(asked) if tools is None else write_grammar(tools)
     prompt = encode_conversation(model, response_messages(asked), response_functions(asked) if tools else [])
     id = f"resp_{secrets.token_hex(12)}"
@@ -143,10 +143,8 @@ def _without_none(function: Any) -> dict[str, Any]:
 
 def _check_history(model: Model, messages: Sequence[Message]) -> None:
     """Raises `FieldError` for calls in the conversation that the template would leave out in silence."""
-    if model.tokenizer.tool_template is not None:
-        return
     for index, message in enumerate(messages):
-        if message.tool_calls:
+        if message.tool_calls and model.tokenizer.tool_template is None:
             path = f"messages[{index}].tool_calls"
             text = f"{path} is not supported by this model, whose chat template knows no calls. Leave it out."
             raise FieldError(text, path, "unsupported_parameter")

@@ -98,8 +98,8 @@ def describe_api(model: str, guarded: bool) -> dict[str, Any]:
     references = dict(zip(ordered, schemas, strict=True))
     for request in (ChatRequest, CompletionRequest, ResponsesRequest, Message):
         _mark_refused(components[request.__name__], request.refused)
-    for request in (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest):
-        components[request.__name__]["properties"]["model"] = {"enum": [model]}
+    for name in ("ChatRequest", "CompletionRequest", "ResponsesRequest", "TokenizeRequest"):
+        components[name]["properties"]["model"] = {"enum": [model]}
     paths: dict[str, Any] = {}
     for operation in _OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation, references)

@@ -32,9 +32,10 @@ async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) ->
             return running.result()
         raise ClientDisconnect
     finally:
-        running.cancel()
         watching.cancel()
-        await asyncio.gather(running, watching, return_exceptions=True)
+        if not running.done():
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:
