@@ -100,12 +100,8 @@ def main() -> None:
         return
     server = [sys.executable, str(HERE / "serve_stack.py"), arguments.stack, arguments.model, str(arguments.port)]
     with running(server, arguments.port):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.server_streams", *sys.argv[1:], "--client"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        client = [sys.executable, "-m", "benchmarks.server_streams", *sys.argv[1:], "--client"]
+        done = subprocess.run(client, check=True, capture_output=True, text=True)
         print(json.dumps({"stack": arguments.stack} | json.loads(done.stdout)))
 
 

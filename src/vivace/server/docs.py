@@ -54,7 +54,8 @@ def render_docs(document: dict[str, Any]) -> str:
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: API</title><link rel="stylesheet" href="/docs/style.css"></head>
+<title>{title}: API</title><link rel="icon" href="/static/icon.svg">
+<link rel="stylesheet" href="/docs/style.css"></head>
 <body><main><h1>{title}</h1>
 <p>An OpenAI-compatible API. <a href="/openapi.json">The same as OpenAPI</a>, <a href="/">the chat page</a>.
 An unknown field is refused by its name.</p>
@@ -132,11 +133,12 @@ _STYLE = """:root { color-scheme: light dark;
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 72rem; margin: 0 auto; padding: 24px 16px 64px; }
 h1 { font-size: 28px; } h2 { font-size: 20px; margin-top: 40px; } h3 { font-size: 16px; margin: 32px 0 0; }
-p { max-width: 72ch; } code { font-family: ui-monospace, monospace; font-size: 0.93em; overflow-wrap: anywhere; }
+p { max-width: 72ch; } code { font-family: ui-monospace, monospace; font-size: 0.93em; overflow-wrap: break-word; }
 a { color: var(--accent); } a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 20px; }
 nav a { display: inline-block; line-height: 40px; font-family: ui-monospace, monospace; font-size: 0.93em; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-td { border-top: 1px solid var(--line); padding: 6px 12px 6px 0; vertical-align: top; overflow-wrap: anywhere; }
+td { border-top: 1px solid var(--line); padding: 6px 12px 6px 0; vertical-align: top; overflow-wrap: break-word; }
+td:first-child { white-space: nowrap; }
 small { color: var(--faint); font-size: 13px; }
 """
