@@ -141,4 +141,8 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 td { border-top: 1px solid var(--line); padding: 6px 12px 6px 0; vertical-align: top; overflow-wrap: break-word; }
 td:first-child { white-space: nowrap; }
 small { color: var(--faint); font-size: 13px; }
+@media (max-width: 640px) {
+  tr { display: block; border-top: 1px solid var(--line); padding: 6px 0; }
+  td, td:first-child { display: block; border: 0; padding: 0; white-space: normal; overflow-wrap: anywhere; }
+}
 """
