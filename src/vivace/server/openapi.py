@@ -141,12 +141,25 @@ def _describe(operation: _Operation, references: Mapping[type, Any]) -> dict[str
     return described
 
 
+def _describe_event(operation: _Operation, references: Mapping[type, Any]) -> dict[str, Any]:
+    """One server-sent event of a stream; the last one of chats and completions says [DONE]."""
+    data: dict[str, Any] = {"type": "string", "contentMediaType": _JSON}
+    if operation.chunk is not None:
+        data["contentSchema"] = references[operation.chunk]
+    return {
+        "type": "object",
+        "description": "With `stream`: one server-sent event.",
+        "properties": {"event": {"type": "string"}, "data": data},
+        "required": ["data"],
+    }
+
+
 def _describe_success(operation: _Operation, references: Mapping[type, Any]) -> dict[str, Any]:
     if operation.reply is None:
         return {"description": operation.summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
     content: dict[str, Any] = {_JSON: {"schema": references[operation.reply]}}
     if operation.streams:
-        content[_EVENTS] = {"schema": {"type": "string", "description": "With `stream`: server-sent events."}}
+        content[_EVENTS] = {"schema": _describe_event(operation, references)}
     described: dict[str, Any] = {"description": operation.summary, "content": content}
     if operation.streams:
         timing = {"description": "Where the time went, without `stream`.", "schema": {"type": "string"}}
