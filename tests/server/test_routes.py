@@ -605,6 +605,25 @@ async def test_a_client_that_goes_frees_its_request(model: Model, stream: bool, 
         assert not any(b"[DONE]" in message.get("body", b"") for message in sent)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_frees_all_its_answers(model: Model, stream: bool) -> None:
+    async with serving(model, "x" * 300) as server:
+        server.runner.hold_after(2)
+        gone = asyncio.Event()
+
+        async def ignore(message: Any) -> None:
+            pass
+
+        body = {"model": "tiny", "messages": HELLO, "stream": stream, "n": 3}
+        request = asyncio.create_task(call(server, body, ignore, gone))
+        await wait_until(lambda: server.bridge.stats().requests == 3)
+        gone.set()
+        await request
+        server.runner.open_gate()
+        await wait_until(lambda: server.bridge.stats().running + server.bridge.stats().waiting == 0)
+        assert server.bridge.stats().tokens < 300
+
+
 async def test_one_reader_that_does_not_read_holds_up_no_other(model: Model) -> None:
     async with serving(model) as server:
         never = asyncio.Event()
