@@ -103,7 +103,8 @@ def test_every_control_is_reached_by_tab_and_shows_it(opened: Opened) -> None:
     describe = """() => {
       const node = document.activeElement;
       const styles = [node, ...node.querySelectorAll(".bar")].map((one) => getComputedStyle(one));
-      const outlined = styles.some(({ outlineStyle, outlineWidth }) => outlineStyle !== "none" && outlineWidth !== "0px");
+      const shows = ({ outlineStyle, outlineWidth }) => outlineStyle !== "none" && outlineWidth !== "0px";
+      const outlined = styles.some(shows);
       return [node.getAttribute("aria-label") ?? node.textContent, outlined];
     }"""
     for _ in range(30):
