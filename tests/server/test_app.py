@@ -31,7 +31,7 @@ async def test_the_page_and_its_parts_are_served(model: Model) -> None:
         page = await server.http.get("/")
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        parts = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
         assert len(parts) == 4
         for part in parts:
             response = await server.http.get(part)
