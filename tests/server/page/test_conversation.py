@@ -208,6 +208,18 @@ def test_a_server_that_cannot_be_reached_can_be_tried_again(opened: Opened) -> N
     assert opened.page.locator(".turn").count() == 2
 
 
+def test_a_server_that_has_come_back_with_another_model_is_asked_for_it(opened: Opened) -> None:
+    opened.ask("One")
+    refuse(opened, 404, "model_not_found", "There is no model 'tiny' here.")
+    opened.fill_and_send("Two")
+    expect(opened.page.get_by_role("alert")).to_contain_text("no model 'tiny'")
+    listed = json.dumps({"data": [{"id": "other", "context_length": 99}]})
+    opened.page.route("**/v1/models", lambda route: route.fulfill(body=listed, content_type="application/json"))
+    opened.button("Try again").click()
+    opened.wait_for("document.querySelector('#model').textContent === 'other'")
+    assert opened.asked[-1]["model"] == "other"
+
+
 def test_a_full_server_says_when_to_come_back(opened: Opened) -> None:
     refuse(opened, 429, "queue_full", "64 requests wait already.", **{"retry-after": "7"})
     opened.fill_and_send()
@@ -245,6 +257,17 @@ def test_a_conversation_that_has_grown_too_long_goes_on_without_its_beginning(op
     expect(opened.reply).to_have_text("Hello there.")
     assert ("user", "One") not in roles_and_texts(opened.asked[-1])
     assert opened.page.locator(".question").count() == 4
+
+
+def test_a_message_that_is_too_long_by_itself_is_shortened_by_its_writer(opened: Opened) -> None:
+    opened.fill_and_send("x" * 600)
+    expect(opened.page.get_by_role("alert")).to_contain_text("Shorten the message")
+    assert opened.button("Leave out older messages").count() == 0
+    opened.page.get_by_role("alert").get_by_role("button", name="Edit").click()
+    opened.page.get_by_label("Edit the message").fill("x")
+    opened.page.keyboard.press("Enter")
+    expect(opened.reply).to_have_text("Hello there.")
+    assert opened.page.locator(".question").count() == 1
 
 
 def test_a_server_that_goes_away_in_mid_answer_leaves_what_came(open_page: Open, model: Model) -> None:

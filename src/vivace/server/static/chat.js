@@ -10,7 +10,7 @@ import { button, drawBoundary, drawQuestion, drawReply, fitHeight, onKeys } from
 import { language, say, words } from "./words.js";
 
 const SAVE_EVERY_MS = 1000;
-const NOTICE_MS = 10_000;
+const NOTICE_MS = 20_000;
 const END_PX = 24;
 
 const [transcript, prompt, form, notice] = ["transcript", "prompt", "form", "notice"].map(byId);
@@ -26,6 +26,7 @@ const runs = new Map();
 let current = newConversation();
 let views = [];
 let models = [];
+let modelsAreStale = true; // not asked for yet, or an error since: the server may be another one by now
 let leaving = false;
 
 // Showing
@@ -47,7 +48,13 @@ function focusPrompt() {
 }
 
 function addView(turn) {
-  const hands = { regenerate: () => regenerate(turn), shorten: () => shorten(turn), enterKey: () => settings.openAt("key") };
+  const hands = {
+    regenerate: () => regenerate(turn),
+    canShorten: () => current.turns.length - current.sentFrom > 2,
+    shorten: () => shorten(turn),
+    edit: editLast,
+    enterKey: () => settings.openAt("key"),
+  };
   const view = turn.role === "user" ? drawQuestion(turn, (text) => resend(turn, text)) : drawReply(turn, hands);
   const run = runs.get(current.id);
   if (run?.turn === turn) {
@@ -214,7 +221,7 @@ async function answer(conversation, turn, view, before = null) {
 async function* stream(conversation, { controller: { signal }, turn, view }) {
   const { system, temperature, maxTokens, key } = settings.read();
   const access = { key, language: language(), signal };
-  if (models.length === 0) await askForModels();
+  if (modelsAreStale) await askForModels();
   turn.model = chosenModel().id;
   view.update();
   const request = { model: turn.model, messages: toMessages(conversation, system) };
@@ -249,6 +256,7 @@ function endEarly({ controller, turn }, error, before) {
     announcer.tell(words("stopped"));
     return;
   }
+  modelsAreStale = true;
   if (!(error instanceof ChatError)) console.error(error);
   const { kind = "failed", detail = "", retryAfterS = null } = error instanceof ChatError ? error : {};
   Object.assign(turn, { state: "failed", problem: { kind, detail, retryAfterS }, usage: null });
@@ -261,6 +269,7 @@ function stop(id) {
 
 async function askForModels() {
   models = await listModels({ key: settings.read().key, language: language() });
+  modelsAreStale = false;
   const choice = byId("choice");
   choice.replaceChildren(...models.map(({ id }) => make("option", { value: id }, id)));
   choice.hidden = models.length < 2;

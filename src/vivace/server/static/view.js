@@ -85,7 +85,7 @@ export function fitHeight(box) {
 }
 
 /**
- * An answer, at whatever state. `hands` has `regenerate`, `shorten` and `enterKey`. Gives `{ element, update }`;
+ * An answer, at whatever state. `hands` has `regenerate`, `canShorten`, `shorten`, `edit` and `enterKey`. Gives `{ element, update }`;
  * `update(firstTokenMs)` brings the nodes up to the turn, with the time the page itself saw if there is one.
  */
 export function drawReply(turn, hands) {
@@ -158,12 +158,13 @@ function drawProblem(problem, hands, more) {
   const [happened, hint] = PROBLEMS[problem.kind] ?? PROBLEMS.failed;
   const head = make("strong");
   say(head, happened);
+  const alone = problem.kind === "too_long" && !hands.canShorten();
   const advice = make("span");
   if (problem.kind === "busy" && problem.retryAfterS > 0) say(advice, "busyHint", { seconds: Math.ceil(problem.retryAfterS) });
-  else if (hint) say(advice, hint);
+  else if (hint) say(advice, alone ? "tooLongAloneHint" : hint);
   const said = problem.detail ? [make("p", { class: "said quiet" }, problem.detail)] : [];
   const remedies = {
-    too_long: [button("shorten", hands.shorten, "main"), button("tryAgain", hands.regenerate)],
+    too_long: [alone ? button("edit", hands.edit, "main") : button("shorten", hands.shorten, "main"), button("tryAgain", hands.regenerate)],
     unauthorised: [button("enterKey", hands.enterKey, "main"), button("tryAgain", hands.regenerate)],
   };
   const buttons = remedies[problem.kind] ?? [button("tryAgain", hands.regenerate, "main")];
