@@ -96,7 +96,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scripted_server(model: Model) -> Iterator[Served]:
     ready: Queue[tuple[Running, uvicorn.Server, int]] = Queue()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(model, ready)), daemon=True)
