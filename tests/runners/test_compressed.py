@@ -16,6 +16,7 @@ from vivace.batch import Row, Sampling, Want
 from vivace.models.checkpoint import Tensor
 from vivace.models.compressed import QuantizedTensor
 from vivace.models.weights import LayerWeights, Linear
+from vivace.native import supported_isas
 from vivace.runners.native import Quantize
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -82,8 +83,12 @@ def native_scores(loaded: Loaded, quantize: Quantize) -> NDArray[np.float32]:
     return np.array(run(loaded.native(quantize), row).scores[0], np.float32)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_compressed_model_answers_as_its_floats_do(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("isa", supported_isas())
+@pytest.mark.parametrize("name", FORMATS)  # with int8 codes down to -128, which bytes cannot negate
+def test_a_compressed_model_answers_as_its_floats_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, isa: str
+) -> None:
+    monkeypatch.setenv("VIVACE_ISA", isa)
     loaded = load_directory(write_compressed(tmp_path / "model", name))
     assert all(isinstance(getattr(loaded.weights.layers[0], linear).weight, QuantizedTensor) for linear in LINEARS)
     floats = dequantise(loaded)

@@ -31,8 +31,8 @@ async def test_the_page_and_its_parts_are_served(model: Model) -> None:
         page = await server.http.get("/")
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-        assert len(parts) == 3
+        parts = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+        assert len(parts) == 4
         for part in parts:
             response = await server.http.get(part)
             assert response.status_code == 200

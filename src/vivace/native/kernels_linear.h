@@ -53,6 +53,9 @@ inline void add_outliers(Floats (&total)[Rows][Blocks], const Activations& x, in
   });
 }
 
+// Weights of int8 are unsigned: where they are multiplied so, a sum over inputs starts at -128 times the sum of the codes.
+inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(signed_weights ? 0 : -128 * code_sum); }
+
 inline std::int32_t sum_codes(const Activations& x, int row, int first, int end) {
   const std::int32_t* sums = x.sums + row * x.sum_stride;
   std::int32_t total = 0;
@@ -77,8 +80,8 @@ void multiply_int8_block(const LinearWeights& w, const Activations& x, const Lin
       repeat<Blocks>([&](auto b) INLINE { acc[r][b] = start; });
     });
     for (int k = group; k < end; k += 4) {
-      Codes four[Blocks];
-      repeat<Blocks>([&](auto b) INLINE { four[b] = load_codes(codes + b * block_size + k * lanes); });
+      DotWeights four[Blocks];
+      repeat<Blocks>([&](auto b) INLINE { four[b] = dot_weights(load_codes(codes + b * block_size + k * lanes)); });
       repeat<Rows>([&](auto r) INLINE {
         repeat<Blocks>([&](auto b) INLINE { acc[r][b] = dot(acc[r][b], four[b], inputs + r * x.code_stride + k); });
       });
@@ -140,18 +143,27 @@ void multiply_int4_block(const LinearWeights& w, const Activations& x, const Lin
       const std::int32_t code_sum = sum_codes(x, row + r, first, end);
       repeat<Blocks>([&](auto b) INLINE { acc[r][b] = first_groups.start(b * first_groups.count + g, code_sum); });
     });
-    for (int k = first; k < end; k += 8) {
-      Codes low[Blocks], high[Blocks];
-      repeat<Blocks>([&](auto b) INLINE {
-        const Codes both = load_codes(first_groups.codes + b * block_size + k * lanes / 2);
-        low[b] = low_nibbles(both);
-        high[b] = high_nibbles(both);
+    for (int part = first; part < end; part += sum_group) {
+      NibbleSums sums[Rows][Blocks];
+      repeat<Rows>([&](auto r) INLINE {
+        repeat<Blocks>([&](auto b) INLINE { sums[r][b] = nibble_sums(acc[r][b]); });
+      });
+      const std::uint8_t* eight = first_groups.codes + part * lanes / 2;
+      repeat<sum_group / 8>([&](auto i) INLINE {
+        repeat<2>([&](auto high) INLINE {
+          Codes four[Blocks];
+          repeat<Blocks>([&](auto b) INLINE {
+            const Codes both = load_codes(eight + b * block_size + i * 64);
+            four[b] = high ? high_nibbles(both) : low_nibbles(both);
+          });
+          repeat<Rows>([&](auto r) INLINE {
+            const std::int8_t* codes = inputs + r * x.code_stride + part + 8 * i + 4 * high;
+            repeat<Blocks>([&](auto b) INLINE { sums[r][b] = dot_nibbles(sums[r][b], four[b], codes); });
+          });
+        });
       });
       repeat<Rows>([&](auto r) INLINE {
-        const std::int8_t* eight = inputs + r * x.code_stride + k;
-        repeat<Blocks>([&](auto b) INLINE {
-          acc[r][b] = dot_nibbles(dot_nibbles(acc[r][b], low[b], eight), high[b], eight + 4);
-        });
+        repeat<Blocks>([&](auto b) INLINE { acc[r][b] = total_nibbles(sums[r][b], acc[r][b]); });
       });
     }
     repeat<Blocks>([&](auto b) INLINE {
@@ -181,7 +193,7 @@ void multiply_int8_row(const LinearWeights& w, const Activations& x, const Linea
       repeat<4>([&](auto i) INLINE {
         const std::uint8_t* four = codes + (k + 4 * i) * lanes;
         prefetch(four + prefetch_bytes);
-        acc[i] = dot(acc[i], load_codes(four), inputs + k + 4 * i);
+        acc[i] = dot(acc[i], dot_weights(load_codes(four)), inputs + k + 4 * i);
       });
     const Floats scale = broadcast(x.scales[row * x.scale_stride + group / activation_group]);
     total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
@@ -201,17 +213,22 @@ void multiply_int4_row(const LinearWeights& w, const Activations& x, const Linea
     const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
     const std::uint16_t* scales = groups.scales + g * lanes;
     prefetch(scales + prefetch_bytes / 16);
-    Ints acc[4] = {groups.start(g, sum_codes(x, row, first, end)), broadcast_int(0), broadcast_int(0), broadcast_int(0)};
-    for (int k = first; k < end; k += 16)
-      repeat<2>([&](auto i) INLINE {
-        const std::uint8_t* eight = groups.codes + (k + 8 * i) * lanes / 2;
+    Ints acc = groups.start(g, sum_codes(x, row, first, end));
+    for (int part = first; part < end; part += sum_group) {
+      const NibbleSums none = nibble_sums(broadcast_int(0));
+      NibbleSums sums[4] = {nibble_sums(acc), none, none, none};
+      repeat<sum_group / 8>([&](auto i) INLINE {
+        const std::uint8_t* eight = groups.codes + (part + 8 * i) * lanes / 2;
         prefetch(eight + prefetch_bytes);
         const Codes both = load_codes(eight);
-        acc[2 * i] = dot_nibbles(acc[2 * i], low_nibbles(both), inputs + k + 8 * i);
-        acc[2 * i + 1] = dot_nibbles(acc[2 * i + 1], high_nibbles(both), inputs + k + 8 * i + 4);
+        constexpr int even = i % 2 * 2;
+        sums[even] = dot_nibbles(sums[even], low_nibbles(both), inputs + part + 8 * i);
+        sums[even + 1] = dot_nibbles(sums[even + 1], high_nibbles(both), inputs + part + 8 * i + 4);
       });
+      acc = total_nibbles((sums[0] + sums[1]) + (sums[2] + sums[3]), acc);
+    }
     const Floats scale = load(scales) * broadcast(x.scales[row * x.scale_stride + first / activation_group]);
-    total[0][0] = fma(to_floats((acc[0] + acc[1]) + (acc[2] + acc[3])), scale, total[0][0]);
+    total[0][0] = fma(to_floats(acc), scale, total[0][0]);
   }
   add_outliers(total, x, row, [&](int, int k) { return groups.weights(k); });
   write_tile(total, w, block, tile, row);

@@ -12,7 +12,7 @@ struct Codes {
   __m256i low, high;
 };
 
-constexpr int tile_rows = 3, tile_blocks = 2;  // what 16 registers hold
+constexpr int tile_rows = 6, tile_blocks = 1;  // what 16 registers hold
 
 inline Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Floats zero() { return broadcast(0); }
@@ -39,6 +39,7 @@ inline void store(float* p, Floats a) {
   _mm256_storeu_ps(p + 8, a.high);
 }
 inline void store_first(float* p, Floats a, int count) {
+  if (count >= lanes) return store(p, a);  // a masked store takes dozens of cycles on Zen 1 to 3
   _mm256_maskstore_ps(p, first_lanes(count), a.low);
   _mm256_maskstore_ps(p + 8, first_lanes(count - 8), a.high);
 }
@@ -132,29 +133,45 @@ inline __m256i broadcast_four(const std::int8_t* four) {
   return _mm256_set1_epi32(packed);
 }
 #if defined(__AVXVNNI__)
-// One instruction: unsigned weights, so a sum over inputs starts at -128 times the sum of the codes.
-inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(-128 * code_sum); }
-inline Ints dot(Ints acc, Codes weights, const std::int8_t* four) {
+inline Ints dot_four(Ints acc, Codes weights, const std::int8_t* four) {
   const __m256i x = broadcast_four(four);
   return {_mm256_dpbusd_avx_epi32(acc.low, weights.low, x), _mm256_dpbusd_avx_epi32(acc.high, weights.high, x)};
 }
-inline Ints dot_nibbles(Ints acc, Codes weights, const std::int8_t* four) { return dot(acc, weights, four); }
+#include "simd_four_bytes.h"
 #else
-// Products of bytes are added in pairs of 16 bits that saturate: |x| times the weight with x's sign stays below
-// 127 * 127 * 2, where an unsigned weight of 255 would not. So weights are signed here and the sum starts at nothing.
-inline Ints dot_start(std::int32_t) { return broadcast_int(0); }
-inline __m256i add_pairs(__m256i acc, __m256i pairs) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+// Products of bytes are added in pairs of 16 bits that saturate: the weight's magnitude times x with the weight's sign
+// stays below 128 * 127 * 2, where an unsigned weight of 255 would not. So a sum starts at nothing.
+constexpr bool signed_weights = true;
+struct DotWeights {
+  Codes values, magnitudes;
+};
+inline DotWeights dot_weights(Codes a) {
+  const __m256i flip = _mm256_set1_epi8(-128);
+  const Codes values{_mm256_xor_si256(a.low, flip), _mm256_xor_si256(a.high, flip)};
+  return {values, {_mm256_abs_epi8(values.low), _mm256_abs_epi8(values.high)}};
 }
-inline Ints dot(Ints acc, Codes weights, const std::int8_t* four) {
-  const __m256i x = broadcast_four(four), magnitude = _mm256_abs_epi8(x), flip = _mm256_set1_epi8(-128);
-  const auto pairs = [&](__m256i w) { return _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(_mm256_xor_si256(w, flip), x)); };
-  return {add_pairs(acc.low, pairs(weights.low)), add_pairs(acc.high, pairs(weights.high))};
+inline Ints dot(Ints acc, const DotWeights& w, const std::int8_t* four) {
+  const __m256i x = broadcast_four(four), ones = _mm256_set1_epi16(1);
+  const auto pairs = [&](__m256i magnitude, __m256i value) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, value)), ones);
+  };
+  return acc + Ints{pairs(w.magnitudes.low, w.values.low), pairs(w.magnitudes.high, w.values.high)};
 }
-inline Ints dot_nibbles(Ints acc, Codes weights, const std::int8_t* four) {
+// Nibbles times bytes stay small: 16 bits hold the sums of sum_group inputs, 8 x 2 x 15 x 127.
+struct NibbleSums {
+  __m256i low, high;
+};
+inline NibbleSums operator+(NibbleSums a, NibbleSums b) {
+  return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
+}
+inline NibbleSums nibble_sums(Ints) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline NibbleSums dot_nibbles(NibbleSums sums, Codes weights, const std::int8_t* four) {
   const __m256i x = broadcast_four(four);
-  return {add_pairs(acc.low, _mm256_maddubs_epi16(weights.low, x)),
-          add_pairs(acc.high, _mm256_maddubs_epi16(weights.high, x))};
+  return sums + NibbleSums{_mm256_maddubs_epi16(weights.low, x), _mm256_maddubs_epi16(weights.high, x)};
+}
+inline Ints total_nibbles(NibbleSums sums, Ints start) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return start + Ints{_mm256_madd_epi16(sums.low, ones), _mm256_madd_epi16(sums.high, ones)};
 }
 #endif
 // Byte `which` (0 to 3) of each of sixteen groups of four.

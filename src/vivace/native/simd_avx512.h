@@ -71,14 +71,12 @@ inline Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline Codes load_codes(const std::uint8_t* p) { return {_mm512_load_si512(p)}; }
 inline Codes low_nibbles(Codes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline Codes high_nibbles(Codes a) { return low_nibbles({_mm512_srli_epi16(a.v, 4)}); }
-// One instruction: unsigned weights, so a sum over inputs starts at -128 times the sum of the codes.
-inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(-128 * code_sum); }
-inline Ints dot(Ints acc, Codes weights, const std::int8_t* four) {
+inline Ints dot_four(Ints acc, Codes weights, const std::int8_t* four) {
   std::int32_t packed;
   __builtin_memcpy(&packed, four, sizeof packed);
   return {_mm512_dpbusd_epi32(acc.v, weights.v, _mm512_set1_epi32(packed))};
 }
-inline Ints dot_nibbles(Ints acc, Codes weights, const std::int8_t* four) { return dot(acc, weights, four); }
+#include "simd_four_bytes.h"
 // Byte `which` (0 to 3) of each of sixteen groups of four.
 inline Floats column(Codes a, int which) {
   const __m512i shifted = _mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * which));

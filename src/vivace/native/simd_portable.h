@@ -123,15 +123,14 @@ inline Codes high_nibbles(Codes a) {
   for (std::uint8_t& byte : a.bytes) byte >>= 4;
   return a;
 }
-inline Ints dot_start(std::int32_t code_sum) { return broadcast_int(-128 * code_sum); }
-inline Ints dot(Ints acc, const Codes& weights, const std::int8_t* four) {
+inline Ints dot_four(Ints acc, const Codes& weights, const std::int8_t* four) {
   for (int i = 0; i < 16; i++) {
     const std::uint8_t* w = weights.bytes + 4 * i;
     acc.v[i] += w[0] * four[0] + w[1] * four[1] + w[2] * four[2] + w[3] * four[3];
   }
   return acc;
 }
-inline Ints dot_nibbles(Ints acc, const Codes& weights, const std::int8_t* four) { return dot(acc, weights, four); }
+#include "simd_four_bytes.h"
 inline Floats column(const Codes& a, int which) {
   Floats out;
   for (int i = 0; i < 16; i++) out.v[i] = static_cast<float>(a.bytes[4 * i + which]);

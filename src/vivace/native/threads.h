@@ -1,7 +1,9 @@
 // A small team of threads that shares out the tiles of one job at a time.
 //
-// Tiles are claimed one by one, so a thread that the system has taken off its core delays a job by at most the tile
-// it holds. Workers spin briefly for the next job, then park: fast between the layers of a step, silent when idle.
+// Each thread has a run of tiles of its own, claims them one by one from the front, and then takes from the back of
+// others' runs: a thread that the system has taken off its core delays a job by at most the tile it holds, threads
+// meet at a cache line only near the end, and the same thread reads the same weights at every step.
+// Workers spin briefly for the next job, then park: fast between the layers of a step, silent when idle.
 #pragma once
 
 #include <atomic>
@@ -21,7 +23,7 @@ class ThreadTeam {
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return static_cast<int>(runs_.size()); }
 
   // Calls body(tile, thread) once for each tile in [0, tiles) and returns when all are done. `thread` is below size()
   // and tells apart calls that may run at the same time. One caller at a time; not from inside a body.
@@ -39,25 +41,30 @@ class ThreadTeam {
  private:
   using Call = void (*)(void* context, int tile, int thread);
 
+  // Of one thread, what is not yet claimed: tiles [first, end) of job number `job`, all in one word, so that a late
+  // thread cannot claim a tile of a job it has not seen.
+  struct alignas(64) Run {
+    std::atomic<std::uint64_t> word{0};
+  };
+
   void run(int tiles, Call call, void* context);
   bool claim_and_run(int thread);
+  bool claim_from(Run& run, bool own, int& tile);
   void work(int thread);
   void park(std::uint64_t seen);
 
-  // The job, written by run() before `ticket_` is, and unchanged until every tile is done.
+  // The job, written by run() before any Run is, and unchanged until every tile is done.
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> context_{nullptr};
-  std::atomic<std::uint32_t> tiles_{0};
 
-  // High half: number of the job, so that a late worker cannot claim a tile of a job it has not seen.
-  // Low half: tiles not yet claimed.
-  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<std::uint64_t> job_{0};
   alignas(64) std::atomic<std::uint32_t> done_{0};
 
   alignas(64) std::atomic<int> parked_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::vector<Run> runs_;  // of each thread
   std::vector<std::thread> workers_;
 };
 

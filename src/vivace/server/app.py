@@ -42,18 +42,16 @@ from vivace.server.routes import (
 )
 
 PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
 _STATIC = Path(__file__).parent / "static"
-_PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/static/style.css": ("style.css", "text/css"),
-    "/static/chat.js": ("chat.js", "text/javascript"),
-    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +125,13 @@ def _warm_up(model: Model) -> None:
 
 
 def _page_routes() -> list[Route]:
-    return [Route(path, partial(_send_file, *_read_file(*file))) for path, file in _PAGE_FILES.items()]
+    files = {file.name: partial(_send_file, *_read_file(file)) for file in _STATIC.iterdir() if file.is_file()}
+    return [Route("/", files["index.html"]), *(Route(f"/static/{name}", send) for name, send in files.items())]
 
 
-def _read_file(name: str, media_type: str) -> tuple[bytes, str, str]:
-    content = (_STATIC / name).read_bytes()
-    return content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+def _read_file(file: Path) -> tuple[bytes, str, str]:
+    content = file.read_bytes()
+    return content, _MEDIA_TYPES[file.suffix], f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
 
 async def _send_file(content: bytes, media_type: str, etag: str, request: Request) -> Response:
