@@ -19,13 +19,15 @@ ALLOWED = {
     "machine": "",
     "native": "errors native",
     "engine": "batch errors budget engine",
-    "sampling": "batch errors engine.request",
+    "sampling": "batch errors engine.constraint engine.request",
     "chat_template": "errors",
     "detokenizer": "errors",
     "tokenizer": "errors chat_template detokenizer models.fields",
+    "grammar": "errors engine.constraint tokenizer",
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
-    "server": "errors budget sampling tokenizer models.model engine.request engine.bridge server",
+    "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
+    "server",
 }
 """Of this package. What is not listed (the command line, the Python interface) puts the parts together."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -278,3 +279,39 @@ def test_a_port_in_use_is_one_line_with_the_remedy(server: Server, llama_directo
     assert message.startswith(f"Error: Cannot listen on 127.0.0.1 port {port}")
     assert "--port" in message
     assert message.count("\n") == 1
+
+
+def test_the_summary_and_the_log_can_be_json_and_the_api_can_need_a_key(llama_directory: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first\nsecond\n")
+    arguments = ["--port", "0", "--log-format", "json", "--log-level", "info", "--api-key-file", str(keys)]
+    with starting(str(llama_directory), "--threads", "1", *arguments) as (process, errors):
+        assert process.stdout is not None
+        summary = json.loads(process.stdout.readline())
+        assert summary["event"] == "serving"
+        assert (summary["model"], summary["format"]) == (llama_directory.name, "int8")
+        assert summary["weight_bytes"] > 0
+        assert summary["floor_ms_per_token"] > 0
+        body = {"model": llama_directory.name, "messages": HELLO, "max_tokens": 3}
+        statuses = [
+            httpx.post(f"{summary['url']}/v1/chat/completions", json=body, headers=headers).status_code
+            for headers in ({}, {"authorization": "Bearer second"})
+        ]
+        assert statuses == [401, 200]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(EXIT_S) == 0
+        errors.seek(0)
+        entries = [json.loads(line) for line in errors if line.startswith("{")]
+    assert [entry["status"] for entry in entries if entry["event"] == "request"] == [401, 200]
+
+
+def test_the_summary_says_what_is_served_and_how_fast_it_could_be(llama_directory: Path) -> None:
+    with starting(str(llama_directory), "--port", "0") as (process, _):
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+    text = "".join(lines)
+    assert all(word in text for word in (llama_directory.name, "int8", "MB of weights", "ms a token", "/docs"))

@@ -33,6 +33,6 @@ class Timeline:
         return self.preprocess_ms + self.queue_ms + self.prefill_ms + self.decode_ms + self.flush_ms
 
     def as_dict(self) -> dict[str, float]:
-        """Every part and the total, rounded to a microsecond, ready for JSON."""
-        parts = {name: getattr(self, name) for name in self.__slots__}
-        return {name: round(value, 3) for name, value in (parts | {"total_ms": self.total_ms}).items()}
+        """Every part, rounded to a microsecond, and their exact sum, ready for JSON."""
+        parts_us = {name: round(1000 * getattr(self, name)) for name in self.__slots__}
+        return {name: value / 1000 for name, value in (parts_us | {"total_ms": sum(parts_us.values())}).items()}

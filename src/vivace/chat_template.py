@@ -8,6 +8,7 @@ checkpoint whose template nobody has read deserves the trust that is given to it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -38,6 +39,12 @@ class ChatTemplate:
 
     def __bool__(self) -> bool:
         return bool(self._sources)
+
+    @property
+    def tool_source(self) -> str | None:
+        """The template for requests with tools; None if none says anything of `tools`."""
+        source = self._sources.get("tool_use", self._sources.get("default", ""))
+        return source if re.search(r"\btools\b", source) else None
 
     def render(self, messages: Sequence[Any], *, add_generation_prompt: bool, tools: Sequence[Any] | None) -> str:
         """The prompt's text. Raises `RequestError` with the template's own words when it refuses the messages."""

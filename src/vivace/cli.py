@@ -9,7 +9,8 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TextIO
 
 import click
 
@@ -42,11 +43,66 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Inputs that share a scale, under int4."),
         click.option("--quantize-tables", is_flag=True, help="Under int4, embedding and head too; else they are int8."),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed."),
-        click.option("--max-sequences", type=click.IntRange(1, 2**20), default=1024, show_default=True,
-                     help="Sequences under way at once."),
+        click.option("--max-batch", "--max-sequences", "max_sequences", type=click.IntRange(1, 2**20), default=1024,
+                     show_default=True, help="Sequences under way at once; the rest wait."),
         click.option("--kv-memory", type=float, default=1.0, show_default=True, metavar="GIB",
                      callback=_read_memory, help="Memory for the KV cache, taken as it fills."),
     ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed((
+        click.option("--host", default="127.0.0.1", show_default=True, help="Loopback unless told otherwise."),
+        click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
+                     help="0 takes a free one."),
+        click.option(
+            "--api-key",
+            "api_keys",
+            multiple=True,
+            metavar="KEY",
+            help="Requests must bring it as a bearer token; may be given several times.",
+        ),
+        click.option("--api-key-file", type=click.File(), help="The same, one a line: not for everyone's eyes in ps."),
+        click.option(
+            "--max-waiting",
+            type=click.IntRange(1),
+            default=4096,
+            show_default=True,
+            help="Requests that may wait for a place; more are refused with 429.",
+        ),
+        click.option(
+            "--max-body",
+            type=click.IntRange(1),
+            default=4 * 2**20,
+            show_default=True,
+            metavar="BYTES",
+            help="Longest request body.",
+        ),
+        click.option(
+            "--drain",
+            type=click.FloatRange(0),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="At the end, how long answers under way may take to finish.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="Of the summary on standard output and the log on standard error.",
+        ),
+        click.option(
+            "--log-level",
+            type=click.Choice(["info", "warning", "error"]),
+            default="warning",
+            show_default=True,
+            help="info has a line for each request; never what was asked or answered.",
+        ),
+    )):  # fmt: skip
         command = option(command)
     return command
 
@@ -154,34 +210,76 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
 
 @main.command()
 @click.argument("model", default="mini")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback unless told otherwise.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@_add_server_options
 @_add_model_options
-def serve(model: str, host: str, port: int, **options: Any) -> None:
-    """Serve MODEL (mini, a directory, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
+def serve(model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, **options: Any) -> None:
+    """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
     from vivace.engine.bridge import EngineThread
     from vivace.engine.engine import Engine
+    from vivace.engine.scheduler import SchedulerConfig
+    from vivace.grammar import GrammarCompiler
     from vivace.llm import load_runner
     from vivace.models.model import open_model
     from vivace.progress import show_progress
     from vivace.runners.native import NativeConfig
     from vivace.server import app
 
+    keys = [line.strip() for line in api_key_file or () if line.strip()]
+    config = app.ServerConfig(
+        host=options.pop("host"),
+        port=options.pop("port"),
+        max_body_bytes=options.pop("max_body"),
+        drain_ms=1000 * options.pop("drain"),
+        api_keys=(*api_keys, *keys),
+        log_format=options.pop("log_format"),
+        log_level=options.pop("log_level"),
+    )
+    policy = SchedulerConfig(max_waiting=options.pop("max_waiting"))
     opened = open_model(model)
     with show_progress(f"Loading {opened.name}", sys.stderr) as progress:
         runner = load_runner(opened, NativeConfig(**_model_options(**options)), progress)
-    _write(
-        f"{opened.name}: {options['quantize']}, {runner.weight_bytes / 1e6:.1f} MB of weights, context "
-        f"{opened.config.context_length}; {runner.isa}, {runner.threads} threads\n"
-    )
-
-    def announce(url: str) -> None:
-        click.echo(f"chat page  {url}/\nAPI        {url}/v1   (OpenAI-compatible)\nCtrl-C stops")
-
+    compile = GrammarCompiler(opened.tokenizer, opened.config.vocab_size, opened.generation.stop_token_ids)
+    summary = _summarize(opened, runner, options["quantize"])
     try:
-        app.serve(opened, EngineThread(Engine(runner)), app.ServerConfig(host=host, port=port), announce)
+        bridge = EngineThread(Engine(runner, policy), compile)
+        app.serve(opened, bridge, config, partial(_announce, summary, config.log_format == "json"))
     finally:
         runner.close()
+
+
+def _summarize(model: Any, runner: Any, quantize: str) -> dict[str, Any]:
+    """What is served, and the fastest that this machine could: the time to read a step's bytes, as measured now."""
+    from vivace.info import MAX_MEASURED_BYTES
+    from vivace.native import measure_read_bandwidth
+
+    bandwidth = measure_read_bandwidth(min(runner.step_bytes, MAX_MEASURED_BYTES), runner.threads, 3)
+    return {
+        "model": model.name,
+        "format": quantize,
+        "weight_bytes": runner.weight_bytes,
+        "context_length": model.config.context_length,
+        "kernels": runner.isa,
+        "threads": runner.threads,
+        "read_gb_per_s": round(bandwidth, 1),
+        "floor_ms_per_token": round(runner.step_bytes / bandwidth / 1e6, 4),
+    }
+
+
+def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
+    if as_json:
+        click.echo(json.dumps({"event": "serving", "url": url} | summary))
+        return
+    _write_table(
+        {
+            "model": f"{summary['model']}, context {summary['context_length']:,} tokens",
+            "format": f"{summary['format']}, {summary['weight_bytes'] / 1e6:,.1f} MB of weights",
+            "floor": f"{summary['floor_ms_per_token']:.3f} ms a token, reading {summary['read_gb_per_s']} GB/s; "
+            f"{summary['kernels']}, {summary['threads']} threads",
+            "chat page": f"{url}/",
+            "API": f"{url}/v1   (OpenAI-compatible; described at {url}/docs)",
+        }
+    )
+    click.echo("Ctrl-C stops")
 
 
 @main.command()

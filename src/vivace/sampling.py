@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vivace.batch import Sampling
+from vivace.engine.constraint import Grammar
 from vivace.engine.request import Request
 from vivace.errors import ContextLengthError, RequestError
 
@@ -113,16 +114,20 @@ def build_request(
     arrived: float,
     preprocess_ms: float = 0.0,
     cache_salt: str = "",
+    grammar: Grammar | None = None,
 ) -> Request:
     """Resolve `params` against the model's defaults and the room its context leaves.
 
-    Raises `RequestError` for an empty prompt or an unknown token, `ContextLengthError` for a prompt, or a prompt
-    and `max_tokens` or `min_tokens`, that the context cannot hold.
+    Raises `RequestError` for an empty prompt, an unknown token or settings that a grammar excludes,
+    `ContextLengthError` for a prompt, or a prompt and `max_tokens` or `min_tokens`, that the context cannot hold.
     """
     if not prompt:
         raise RequestError("The prompt holds no tokens; send at least one.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RequestError(f"The prompt holds a token id outside 0 to {vocab_size - 1}; use this model's tokenizer.")
+    if grammar is not None and (params.ignore_eos or params.min_tokens):
+        setting = "ignore_eos" if params.ignore_eos else "min_tokens"
+        raise RequestError(f"A grammar says itself when an answer may end. Leave {setting} out, or the grammar.")
     max_tokens = _find_room(len(prompt), params, context_length)
     return Request(
         id=id,
@@ -133,6 +138,7 @@ def build_request(
         preprocess_ms=preprocess_ms,
         cache_salt=cache_salt,
         score_prompt=params.prompt_logprobs,
+        grammar=grammar,
     )
 
 

@@ -6,6 +6,7 @@ Knows no model: whether the ids are inside its vocabulary is checked where a req
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,22 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._template)
 
+    @property
+    def tool_template(self) -> str | None:
+        """The chat template's text for requests with tools; None if it takes none."""
+        return self._template.tool_source
+
+    @property
+    def special_names(self) -> frozenset[str]:
+        """What the tokens that are no text are called."""
+        names = (self._vocabulary.id_to_token(id) for id in self._spelling.skipped)
+        return frozenset(name for name in names if name)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text."""
+        return self._spelling.skipped
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids. `special` adds what the tokenizer puts around a text, such as a BOS token.
 
@@ -100,7 +117,8 @@ class Tokenizer:
     ) -> list[int]:
         """Token ids of a conversation, as the template writes it; it adds BOS itself where the model wants one.
 
-        The name of a special token inside a message is encoded as the plain text it is, in two pieces, so nobody
+        Texts are brought to Unicode's composed form first, and lose what no text holds; see `normalize_text`. The name
+        of a special token inside a message is encoded as the plain text it is, in two pieces, so nobody
         can end a turn or begin another by typing it. This holds for special tokens of two characters or more that
         the tokenizer finds in the text as written, before any normalisation. Raises `RequestError` when there is no
         template or it refuses the messages.
@@ -225,10 +243,23 @@ def _control_pattern(vocabulary: tokenizers.Tokenizer) -> re.Pattern[str] | None
     return re.compile(f"(?=(?:{'|'.join(names)}))(.)", re.DOTALL) if names else None
 
 
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufeff\ufffe\uffff]")
+
+
+def normalize_text(text: str) -> str:
+    """NFC, with lines ended by a line feed alone, and without control characters, byte order marks and noncharacters.
+
+    Tabs stay, and so does what joins or directs characters, which some scripts and emoji need.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _NO_TEXT.sub("", unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
 def _guard(value: Any, control: re.Pattern[str] | None) -> Any:
-    """A copy in which every special token's name has a seam after its first character."""
+    """A copy, normalised, in which every special token's name has a seam after its first character."""
     if isinstance(value, str):
-        text = value.replace(_SEAM, "")
+        text = normalize_text(value)
         return control.sub(rf"\1{_SEAM}", text) if control else text
     if isinstance(value, Mapping):
         return {key: _guard(entry, control) for key, entry in value.items()}

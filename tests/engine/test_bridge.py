@@ -3,16 +3,27 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.fakes import LIMITS, FakeRunner, make_request, reference_logprobs, reference_scores, reference_tokens
+from tests.fakes import (
+    LIMITS,
+    EveryOther,
+    FakeRunner,
+    make_request,
+    reference_logprobs,
+    reference_scores,
+    reference_tokens,
+)
 from vivace.batch import Batch, Sampling
-from vivace.engine.bridge import EngineThread
+from vivace.engine.bridge import Abort, Close, EngineThread
+from vivace.engine.constraint import Compile, Constraint, Grammar
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
@@ -40,6 +51,35 @@ class Gate:
 
     async def wait_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 30)
+
+
+class Wire(EngineThread):
+    """A bridge whose every message goes through JSON, as it would to another process."""
+
+    def __init__(self, engine: Engine, compile: Compile | None = None) -> None:
+        super().__init__(engine, compile)
+        self.sent: Counter[str] = Counter()
+
+    def _tell(self, message: Any) -> None:
+        super()._tell(self._rewrite(message) if type(message) in (Request, Abort, Close) else message)
+
+    def _send(self, message: Any) -> None:
+        super()._send(self._rewrite(message))
+
+    def _rewrite(self, message: Any) -> Any:
+        kind: Any = list[Update] if isinstance(message, list) else type(message)
+        self.sent["event" if isinstance(message, list) else type(message).__name__] += 1
+        return msgspec.json.decode(msgspec.json.encode(message), type=kind)
+
+
+def compile_every_other(grammar: Grammar) -> Constraint:
+    """A compiler of the one grammar that is known here."""
+    if grammar.text != "every other":
+        raise RequestError(f"{grammar.text} is no grammar. Send another.")
+    return EveryOther(LIMITS.vocab_size)
+
+
+EVERY_OTHER = Grammar("regex", "every other")
 
 
 def let_others_run(batch: Batch) -> None:
@@ -449,3 +489,123 @@ def test_a_request_before_the_start_is_refused() -> None:
     thread = EngineThread(Engine(FakeRunner()))
     with pytest.raises(EngineStoppedError, match="call start"):
         asyncio.run(collect(thread, make_request("a")))
+
+
+def test_every_message_could_travel_to_another_process() -> None:
+    """And one event a step comes up, whatever the number of streams."""
+    requests = [
+        replace(
+            make_request(
+                f"r{i}",
+                range(i, i + 30),
+                20,
+                Sampling(0.8 if i % 2 else 0.0, seed=2**64 - 1 - i, stop_token_ids=(7,), logprobs=i % 3 - 1),
+                cache_salt="盐" if i % 4 == 0 else "",
+                score_prompt=i % 5 == 0,
+            ),
+            grammar=EVERY_OTHER if i % 3 == 0 else None,
+        )
+        for i in range(24)
+    ]
+
+    async def ask(thread: EngineThread, request: Request) -> list[Any]:
+        updates = [update async for update in thread.submit(request)]
+        logprobs = [told for update in updates for told in update.logprobs or ()]
+        scores = next((update.prompt_scores for update in updates if update.prompt_scores), None)
+        tokens = [token for update in updates for token in update.tokens]
+        end = updates[-1]
+        return [tokens, msgspec.to_builtins(logprobs), scores, end.finish_reason, type(end.timeline)]
+
+    async def ask_all(thread: EngineThread) -> list[Any]:
+        answers = await asyncio.gather(*(ask(thread, request) for request in requests))
+        with pytest.raises(ContextLengthError, match="context"):
+            await ask(thread, make_request("long", [1] * 10_000))
+        with pytest.raises(RequestError, match="nonsense is no grammar"):
+            await ask(thread, replace(make_request("bad"), grammar=Grammar("regex", "nonsense")))
+        stream = thread.submit(make_request("gone", max_tokens=40))
+        await anext(stream)
+        await stream.aclose()
+        return answers
+
+    told = []
+    for kind in (Wire, EngineThread):
+        engine = Engine(FakeRunner(on_launch=let_others_run), SchedulerConfig(max_burst_steps=1))
+        thread = kind(engine, compile_every_other)
+        thread.start()
+        told.append(asyncio.run(ask_all(thread)))
+        thread.close()
+        if isinstance(thread, Wire):
+            assert {"Request", "Abort", "Close", "event", "Refusal"} <= thread.sent.keys()
+            assert thread.sent["event"] <= thread.stats().steps + 2
+    assert told[0] == told[1]
+
+
+class Slow:
+    """A compiler that waits until it is let."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def __call__(self, grammar: Grammar) -> Constraint:
+        assert self.gate.wait(30)
+        return compile_every_other(grammar)
+
+
+@contextmanager
+def running_slowly() -> Iterator[tuple[EngineThread, Slow]]:
+    slow = Slow()
+    thread = EngineThread(Engine(FakeRunner()), slow)
+    thread.start()
+    try:
+        yield thread, slow
+    finally:
+        slow.gate.set()
+        thread.close()
+
+
+def test_the_engine_goes_on_while_a_grammar_is_compiled() -> None:
+    async def main(thread: EngineThread, slow: Slow) -> None:
+        waiting = asyncio.create_task(collect(thread, replace(make_request("slow"), grammar=EVERY_OTHER)))
+        assert len(await collect(thread, make_request("fast"))) == 8
+        assert not waiting.done()
+        slow.gate.set()
+        due = reference_tokens((1, 2, 3), Sampling(), 8, LIMITS.vocab_size, EveryOther(LIMITS.vocab_size))
+        assert await waiting == due
+
+    with running_slowly() as (thread, slow):
+        asyncio.run(main(thread, slow))
+
+
+def test_a_request_given_up_while_its_grammar_is_compiled_is_never_computed() -> None:
+    async def main(thread: EngineThread, slow: Slow) -> None:
+        task = asyncio.create_task(collect(thread, replace(make_request("a"), grammar=EVERY_OTHER)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await collect(thread, make_request("b", max_tokens=1))  # the abort is seen to before this
+        slow.gate.set()
+        await asyncio.sleep(0.05)
+        await collect(thread, make_request("c", max_tokens=1))
+
+    with running_slowly() as (thread, slow):
+        asyncio.run(main(thread, slow))
+        assert thread.stats().requests == 2
+
+
+def test_closing_waits_for_a_grammar_no_longer_than_for_an_answer() -> None:
+    async def main(thread: EngineThread) -> None:
+        task = asyncio.create_task(collect(thread, replace(make_request("a"), grammar=EVERY_OTHER)))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await asyncio.to_thread(thread.close, 100.0)
+        assert time.monotonic() - began < 5
+        with pytest.raises(EngineStoppedError):
+            await task
+
+    with running_slowly() as (thread, _):
+        asyncio.run(main(thread))
+
+
+def test_without_a_compiler_a_grammar_is_refused() -> None:
+    with running(FakeRunner()) as thread, pytest.raises(RequestError, match="compiles no grammars"):
+        asyncio.run(collect(thread, replace(make_request("a"), grammar=EVERY_OTHER)))

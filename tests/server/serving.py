@@ -20,6 +20,7 @@ from tests.server.scripted import ScriptedRunner
 from vivace.engine.bridge import EngineThread
 from vivace.engine.engine import Engine
 from vivace.engine.scheduler import SchedulerConfig
+from vivace.grammar import GrammarCompiler
 from vivace.models.config import read_config, read_generation_defaults
 from vivace.models.model import Model
 from vivace.server.app import ServerConfig, build_app
@@ -43,13 +44,17 @@ def make_model(directory: Path, name: str = "tiny") -> Model:
     )
 
 
+def make_compiler(model: Model) -> GrammarCompiler:
+    return GrammarCompiler(model.tokenizer, model.config.vocab_size, model.generation.stop_token_ids)
+
+
 @asynccontextmanager
 async def serving(
     model: Model, script: str | bytes = "Hello there.", *, max_waiting: int = 64, slots: int = 4, **config: Any
 ) -> AsyncIterator[Running]:
     """The app with its engine running, and clients of it in the same process."""
     runner = ScriptedRunner(script, model.config.context_length, model.config.vocab_size, slots)
-    bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)))
+    bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)), make_compiler(model))
     app = build_app(model, bridge, ServerConfig(**config))
     transport = httpx.ASGITransport(app)
     async with (

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from vivace.errors import ModelNotFoundError
+from vivace.server.decoding import FieldError
 from vivace.server.protocol import (
-    FieldError,
     chat_messages,
     chat_params,
     check_model,
     completion_params,
-    completion_prompt,
+    completion_prompts,
     decode_chat,
     decode_completion,
 )
@@ -32,7 +32,7 @@ def completion(**fields: Any) -> bytes:
 
 def refusal(body: bytes) -> FieldError:
     with pytest.raises(FieldError) as caught:
-        chat_messages(decode_chat(body))
+        chat_messages(decode_chat(body).messages)
     return caught.value
 
 
@@ -106,10 +106,6 @@ def test_an_empty_stop_string_is_refused(stop: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("response_format", {"type": "json_object"}),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("modalities", ["text", "audio"]),
         ("reasoning_effort", "high"),
         ("service_tier", "flex"),
@@ -137,7 +133,7 @@ def test_values_that_ask_for_nothing_are_accepted(fields: dict[str, object]) -> 
     assert decode_chat(chat(**fields)).model == "tiny"
 
 
-@pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "."), ("n", 3)])
+@pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("echo", True), ("suffix", ".")])
 def test_a_completion_field_that_is_not_supported_yet_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(FieldError) as caught:
         decode_completion(completion(**{field: value}))
@@ -155,7 +151,7 @@ def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
 
 
 def test_a_body_nested_too_deeply_is_refused() -> None:
-    deep = b'{"model": "tiny", "tools": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    deep = b'{"model": "tiny", "modalities": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert refusal(deep).code == "invalid_json"
 
 
@@ -165,7 +161,7 @@ def test_stream_options_without_a_stream_are_refused() -> None:
 
 def test_content_parts_are_joined_line_by_line() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    messages = chat_messages(decode_chat(chat(messages=[{"role": "user", "content": parts}])))
+    messages = chat_messages(decode_chat(chat(messages=[{"role": "user", "content": parts}])).messages)
     assert messages == [{"role": "user", "content": "one\ntwo"}]
 
 
@@ -180,9 +176,9 @@ def test_a_message_without_content_is_refused() -> None:
     assert refusal(chat(messages=[{"role": "assistant"}])).field == "messages[0].content"
 
 
-def test_tool_calls_in_a_message_are_refused_by_their_path() -> None:
+def test_half_a_tool_call_in_a_message_is_refused_by_its_path() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-    assert refusal(chat(messages=[message])).field == "messages[0].tool_calls"
+    assert refusal(chat(messages=[message])).field == "messages[0].tool_calls[0].function"
 
 
 def test_a_message_as_the_official_client_returns_it_can_be_sent_back() -> None:
@@ -195,29 +191,38 @@ def test_a_message_as_the_official_client_returns_it_can_be_sent_back() -> None:
         "function_call": None,
         "tool_calls": None,
     }
-    assert chat_messages(decode_chat(chat(messages=[message]))) == [{"role": "assistant", "content": "Hi"}]
+    assert chat_messages(decode_chat(chat(messages=[message])).messages) == [{"role": "assistant", "content": "Hi"}]
 
 
 def test_every_role_reaches_the_template_and_developer_is_system() -> None:
     roles = ["system", "developer", "user", "assistant", "tool"]
     messages = [{"role": role, "content": "x", "name": "n", "tool_call_id": "t"} for role in roles]
-    told = chat_messages(decode_chat(chat(messages=messages)))
+    told = chat_messages(decode_chat(chat(messages=messages)).messages)
     assert [message["role"] for message in told] == ["system", "system", "user", "assistant", "tool"]
     assert told[4] == {"role": "tool", "content": "x", "name": "n", "tool_call_id": "t"}
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("Hello", "Hello"), (["Hello"], "Hello"), ([1, 2], (1, 2)), ([7], (7,)), ([[1, 2]], (1, 2)), ("", "")],
+    [
+        ("Hello", ["Hello"]),
+        (["Hello"], ["Hello"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [(1, 2)]),
+        ([7], [(7,)]),
+        ([[1, 2]], [(1, 2)]),
+        ([[1], [2, 3]], [(1,), (2, 3)]),
+        ("", [""]),
+    ],
 )
-def test_one_prompt_comes_in_every_form(prompt: object, expected: object) -> None:
-    assert completion_prompt(decode_completion(completion(prompt=prompt))) == expected
+def test_prompts_come_in_every_form(prompt: object, expected: object) -> None:
+    assert completion_prompts(decode_completion(completion(prompt=prompt))) == expected
 
 
-@pytest.mark.parametrize("prompt", [["a", "b"], [[1], [2]], [1, "a"], []])
-def test_several_prompts_or_none_are_refused(prompt: object) -> None:
-    with pytest.raises(FieldError, match="prompt must be one text"):
-        completion_prompt(decode_completion(completion(prompt=prompt)))
+@pytest.mark.parametrize("fields", [{"prompt": [1, "a"]}, {"prompt": []}, {"prompt": ["a"] * 65, "n": 2}])
+def test_no_prompt_a_mixture_or_too_many_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(FieldError, match="prompt must be a text"):
+        completion_prompts(decode_completion(completion(**fields)))
 
 
 def test_params_carry_what_was_asked() -> None:

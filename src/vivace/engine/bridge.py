@@ -2,7 +2,7 @@
 
 Requests and aborts go down through one queue. One message a step comes up for each asyncio loop that has streams
 open, whatever their number, and is handed out to them there. The messages are plain values: they could as well
-travel to another process.
+travel to another process. A request's grammar is compiled on a thread beside the engine's, which goes on meanwhile.
 
 Knows neither text nor HTTP, and nothing of what the engine decides.
 """
@@ -14,12 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
+from vivace import errors
+from vivace.engine.constraint import Compile
 from vivace.engine.engine import Engine, EngineStats
 from vivace.engine.request import Request, StepEvent, Update
-from vivace.errors import EngineError, EngineStoppedError, RequestError, VivaceError
+from vivace.errors import EngineError, EngineStoppedError, QueueFullError, RequestError, StepFailedError, VivaceError
+
+MAX_COMPILING = 1024
+"""Requests whose grammars may wait to be compiled; more are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,9 @@ class Refusal:
     """Up: the engine would not take this request."""
 
     id: str
-    error: VivaceError
+    kind: str
+    """The name of a class in `vivace.errors`."""
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +70,33 @@ class Stopped:
     cause: str
 
 
-_Down = Request | Abort | Close
-_Up = StepEvent | Refusal | Stopped
+Down = Request | Abort | Close
+Up = StepEvent | Refusal | Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """From the compiling thread to the engine's: `request` has its constraint, unless there is an error."""
+
+    request: Request
+    error: VivaceError | None = None
 
 
 class EngineThread:
     """Runs `engine` on a thread of its own from `start` to `close`. The runner stays its owner's to close.
 
-    `clock` gives monotonic seconds.
+    `compile` makes constraints of requests' grammars; without it they are refused. `clock` gives monotonic seconds.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: Engine, compile: Compile | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
+        self._compile = compile
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="vivace-grammar")
+        self._compiling: set[str] = set()
         self._clock = clock
-        self._inbox: SimpleQueue[_Down] = SimpleQueue()
+        self._inbox: SimpleQueue[Down | _Compiled] = SimpleQueue()
         self._loops: dict[asyncio.AbstractEventLoop, _Mailroom] = {}
         self._loops_lock = threading.Lock()
         self._stats = engine.stats()
@@ -141,7 +162,7 @@ class EngineThread:
             self._send(Stopped(self._failure))
             raise EngineError(f"The engine did not stop. {self._failure}")
 
-    def _tell(self, message: _Down) -> None:
+    def _tell(self, message: Down | _Compiled) -> None:
         self._inbox.put(message)
         self._engine.interrupt()
 
@@ -163,12 +184,14 @@ class EngineThread:
             self._failure = f"The engine's thread died of {type(error).__name__}: {error}"
             self._refusing = self._failure
         self._step_began = None
+        self._compiler.shutdown(wait=False, cancel_futures=True)
         self._send(Stopped(self._refusing))
 
     def _serve(self) -> None:
         close: Close | None = None
-        while close is None or (self._engine.has_work and self._clock() < close.until):
-            for message in self._receive(wait=not self._engine.has_work):
+        while close is None or (self._has_work and self._clock() < close.until):
+            patience = None if close is None else max(0.0, close.until - self._clock())
+            for message in self._receive(wait=not self._engine.has_work, patience_s=patience):
                 if isinstance(message, Close):
                     close = message
                 else:
@@ -177,23 +200,62 @@ class EngineThread:
         self._engine.abort_all()
         self._step()
 
-    def _receive(self, wait: bool) -> list[_Down]:
-        """All messages that have come; with `wait`, at least one."""
-        messages = [self._inbox.get()] if wait else []
+    @property
+    def _has_work(self) -> bool:
+        return self._engine.has_work or bool(self._compiling)
+
+    def _receive(self, wait: bool, patience_s: float | None) -> list[Down | _Compiled]:
+        """All messages that have come; with `wait`, at least one, if it comes within `patience_s`."""
+        messages: list[Down | _Compiled] = []
         try:
+            if wait:
+                messages.append(self._inbox.get(timeout=patience_s))
             while True:
                 messages.append(self._inbox.get_nowait())
         except Empty:
             return messages
 
-    def _handle(self, message: Request | Abort) -> None:
+    def _handle(self, message: Request | Abort | _Compiled) -> None:
         if isinstance(message, Abort):
+            self._compiling.discard(message.id)
             self._engine.abort(message.id)
             return
+        request = message.request if isinstance(message, _Compiled) else message
         try:
-            self._engine.add(message)
+            if isinstance(message, _Compiled):
+                self._add_compiled(message)
+            elif message.grammar is not None and self._compile is not None:
+                self._begin_compiling(message)
+            else:
+                self._engine.add(message)
         except VivaceError as error:
-            self._send(Refusal(message.id, error))
+            self._send(Refusal(request.id, type(error).__name__, str(error)))
+
+    def _begin_compiling(self, request: Request) -> None:
+        if len(self._compiling) >= MAX_COMPILING:
+            raise QueueFullError(f"{MAX_COMPILING} requests' grammars wait to be compiled already. Try again later.")
+        self._compiling.add(request.id)
+        self._compiler.submit(self._compile_request, request)
+
+    def _add_compiled(self, message: _Compiled) -> None:
+        if message.request.id not in self._compiling:
+            return  # given up meanwhile
+        self._compiling.discard(message.request.id)
+        if message.error is not None:
+            raise message.error
+        self._engine.add(message.request)
+
+    def _compile_request(self, request: Request) -> None:
+        """Runs on the compiling thread."""
+        assert self._compile is not None
+        assert request.grammar is not None
+        try:
+            message = _Compiled(replace(request, constraint=self._compile(request.grammar)))
+        except VivaceError as error:
+            message = _Compiled(request, error)
+        except Exception as error:
+            message = _Compiled(request, StepFailedError(f"Compiling the grammar failed ({error!r})."))
+        self._tell(message)
 
     def _step(self) -> None:
         event: StepEvent = []
@@ -205,7 +267,7 @@ class EngineThread:
         if event:
             self._send(event)
 
-    def _send(self, message: _Up) -> None:
+    def _send(self, message: Up) -> None:
         for loop, mailroom in tuple(self._loops.items()):
             if not mailroom.post(message):
                 self._forget(loop, mailroom)
@@ -224,7 +286,7 @@ class _Mailroom:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._streams: dict[str, _Stream] = {}
-        self._messages: deque[_Up] = deque()
+        self._messages: deque[Up] = deque()
         self._scheduled = False
 
     def open(self, id: str) -> _Stream:
@@ -239,7 +301,7 @@ class _Mailroom:
     def ids(self) -> tuple[str, ...]:
         return tuple(self._streams)
 
-    def post(self, message: _Up) -> bool:
+    def post(self, message: Up) -> bool:
         """Leave a message, and wake the loop unless it is being woken already; False if the loop is closed."""
         if not self._streams:
             return not self._loop.is_closed()
@@ -260,7 +322,7 @@ class _Mailroom:
                 for update in message:
                     self._deliver(update)
             elif isinstance(message, Refusal):
-                self._end(message.id, message.error)
+                self._end(message.id, _rebuild(message))
             else:
                 for id in self.ids():
                     self._end(id, EngineStoppedError(message.cause))
@@ -276,6 +338,11 @@ class _Mailroom:
         stream = self._streams.pop(id, None)
         if stream is not None:
             stream.end(error)
+
+
+def _rebuild(refusal: Refusal) -> VivaceError:
+    kind: type[VivaceError] = getattr(errors, refusal.kind, VivaceError)
+    return kind(refusal.message)
 
 
 class _Stream:

@@ -1,12 +1,23 @@
 """What a request may demand of every token before it is chosen: constrained decoding, as the engine sees it.
 
-A constraint has state, and it lives on the engine's side of the bridge: only the engine's thread calls it, once the
-request is sent. Knows nothing of grammars, of text, or of how a mask is obeyed.
+A `Grammar` is plain text and travels with a request. The constraint that is compiled from it has state, and lives on
+the engine's side of the bridge: only the engine's thread calls it, once the request is sent. Knows no grammar's
+syntax, no text of an answer, and not how a mask is obeyed.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like from its first token to its last."""
+
+    syntax: Literal["json_schema", "regex", "lark"]
+    text: str
 
 
 class Constraint(Protocol):
@@ -23,6 +34,10 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None:
         """`token` was chosen, and another is to follow."""
         ...
+
+
+Compile = Callable[[Grammar], Constraint]
+"""Makes a constraint for one request, on any thread. Raises `RequestError` for a grammar that cannot be obeyed."""
 
 
 def ask_mask(constraint: Constraint, vocab_size: int) -> bytes:

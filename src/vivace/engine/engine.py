@@ -312,5 +312,7 @@ def _check_sampling(request: Request, vocab_size: int) -> None:
     for name, tokens in (("stop_token_ids", sampling.stop_token_ids), ("logit_bias", biased)):
         if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
             raise RequestError(f"{name} holds a token id outside 0 to {vocab_size - 1}.")
+    if request.grammar is not None and request.constraint is None:
+        raise RequestError("This engine compiles no grammars. Leave the grammar out, or give the engine a compiler.")
     if request.constraint is not None and sampling.min_tokens > 0:
         raise RequestError("min_tokens and a constraint exclude each other: a constraint says when an answer may end.")

@@ -1,5 +1,5 @@
-"""The messages that pass between the engine and everything above it: plain values, ready to be serialised (but for a
-constraint, which is made on the engine's side).
+"""The messages that pass between the engine and everything above it: plain values, ready to be serialised. A request
+carries a grammar down; its constraint is compiled on the engine's side.
 
 Requests go down, one `StepEvent` a step comes up for all sequences. Tokens only: the engine knows nothing of text.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vivace.batch import Logprobs, Sampling
 from vivace.budget import Timeline
-from vivace.engine.constraint import Constraint
+from vivace.engine.constraint import Constraint, Grammar
 
 
 class FinishReason(StrEnum):
@@ -47,7 +47,9 @@ class Request:
     score_prompt: bool = False
     """Also return the log-probability of every prompt token but the first."""
     constraint: Constraint | None = None
-    """Consulted before every token; the request is its only user."""
+    """Compiled from the grammar on the engine's side. Consulted before every token; the request is its only user."""
+    grammar: Grammar | None = None
+    """What the answer must look like."""
 
 
 class Update(NamedTuple):

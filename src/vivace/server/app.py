@@ -20,6 +20,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,6 +28,10 @@ from starlette.routing import Route
 from vivace.engine.bridge import EngineThread
 from vivace.errors import ConfigError, RequestError, VivaceError
 from vivace.models.model import Model
+from vivace.server.access import Access
+from vivace.server.docs import build_docs_routes
+from vivace.server.log import LogFormat, LogLevel, logging_to
+from vivace.server.metrics import Metrics
 from vivace.server.routes import (
     Service,
     build_routes,
@@ -65,6 +70,11 @@ class ServerConfig:
     """How long answers under way may take to finish when the server stops; then their readers are told."""
     keep_alive_s: int = 75
     """An idle connection is closed after this long."""
+    api_keys: tuple[str, ...] = ()
+    """Requests to the API need one of these, where there are any."""
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "warning"
+    """`info` has a line for each request."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -75,12 +85,15 @@ class ServerConfig:
         for name in ("stuck_after_ms", "drain_ms"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if not all(key.strip() == key and key.isascii() and key for key in self.api_keys):
+            raise ConfigError("An API key is empty, has a space at an end, or goes beyond ASCII. Change it.")
 
 
 def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
     """The ASGI application. Its lifespan starts the bridge, and closes it."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
-    service = Service(model, bridge, pool, config.max_body_bytes, config.stuck_after_ms, int(time.time()))
+    metrics = Metrics(bridge)
+    service = Service(model, bridge, pool, metrics, config.max_body_bytes, config.stuck_after_ms, int(time.time()))
 
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:
@@ -93,7 +106,8 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
             pool.shutdown(wait=False, cancel_futures=True)
 
     return Starlette(
-        routes=build_routes(service) + _page_routes(),
+        routes=build_routes(service) + build_docs_routes(model.name, bool(config.api_keys)) + _page_routes(),
+        middleware=[Middleware(Access, config.api_keys, metrics.count)],
         lifespan=run_engine,
         exception_handlers={
             VivaceError: report_error,
@@ -156,7 +170,7 @@ def serve(
         http="httptools",
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -167,7 +181,8 @@ def serve(
     # The same handler as uvicorn's own, for before it is set and for when uvicorn raises the signal again at the end.
     previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.run(sockets=[sock])
+        with logging_to(None, config.log_format, config.log_level):
+            server.run(sockets=[sock])
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

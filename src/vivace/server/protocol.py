@@ -1,34 +1,41 @@
-"""What requests to the OpenAI API may say, and what they ask for.
+"""What requests for chats and completions may say, and what they ask for.
 
 Pure functions on bytes and values. Knows no socket, no engine, no tokenizer.
-A field that nobody defines is refused by name; so is one that the API defines and this server does not have yet,
-unless its value asks for nothing.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from vivace.errors import (
-    ModelNotFoundError,
-    RequestError,
+from vivace.errors import ModelNotFoundError
+from vivace.sampling import MAX_BIASED_TOKENS, SamplingParams
+from vivace.server.decoding import FieldError, decode, refuse_unsupported
+from vivace.server.fields import (
+    MAX_CHOICES,
+    ChoiceCount,
+    Count,
+    FunctionCall,
+    FunctionTool,
+    LikeliestCount,
+    ResponseFormat,
+    SamplingFields,
+    TokenId,
+    find_grammar,
+    select_tools,
+    template_call,
+    unsigned_seed,
 )
-from vivace.sampling import MAX_BIASED_TOKENS, MAX_LOGPROBS, SamplingParams
-
-T = TypeVar("T")
+from vivace.server.tools import ToolFormat, ToolUse
 
 COMPLETION_MAX_TOKENS = 16
 """`max_tokens` of /v1/completions when it is not given, as the OpenAI API has it."""
 
-Count = Annotated[int, Meta(ge=1)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
-LikeliestCount = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 StopString = Annotated[str, Meta(min_length=1, max_length=500)]
 
 
@@ -39,41 +46,21 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class GenerationFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GenerationFields(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What chat and plain completions have in common."""
 
-    refused: ClassVar[dict[str, tuple[object, ...]]] = {
-        "n": (1,),
-        "service_tier": ("auto", "default"),
-    }
+    refused: ClassVar[dict[str, tuple[object, ...]]] = {"service_tier": ("auto", "default")}
     """Fields this server does not act on, and the values that ask for nothing. None always does."""
 
-    model: str
     max_tokens: Count | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    n: ChoiceCount | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=MAX_BIASED_TOKENS)] | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] | None = None
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = False
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
-    cache_salt: Annotated[str, Meta(max_length=200)] | None = None
-    # Accepted and of no effect here: they concern the caller's own bookkeeping.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    # Refused unless they ask for nothing.
-    n: Any = None
+    response_format: ResponseFormat | None = None
     service_tier: Any = None
 
 
@@ -88,11 +75,20 @@ class ContentPart(Struct, frozen=True, forbid_unknown_fields=True):
     refusal: Any = None
 
 
+class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """A call that the model made, and the id by which its result refers to it."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+    index: int | None = None
+    """Of no effect: streams tell calls with it, and callers send them back."""
+
+
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = {
-        "tool_calls": ([],),
         "function_call": (),
         "refusal": (),
         "audio": (),
@@ -103,21 +99,38 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
     function_call: Any = None
     refusal: Any = None
     audio: Any = None
     annotations: Any = None
 
 
+class ChatTool(Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool; only functions are known."""
+
+    type: Literal["function"]
+    function: FunctionTool
+
+
+class FunctionName(Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedChoice(Struct, frozen=True, forbid_unknown_fields=True):
+    """This function has to be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+Tools = Annotated[list[ChatTool], Meta(max_length=128)]
+
+
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/chat/completions."""
 
     refused: ClassVar[dict[str, tuple[object, ...]]] = GenerationFields.refused | {
-        "response_format": ({"type": "text"},),
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
         "functions": ([],),
         "function_call": ("none", "auto"),
         "modalities": (["text"],),
@@ -132,10 +145,9 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: LikeliestCount | None = None
-    response_format: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -162,85 +174,53 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unkn
     suffix: Any = None
 
 
-class FieldError(RequestError):
-    """A request that can never be answered because of one of its fields."""
+class TokenizeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /tokenize: a text, or a conversation."""
 
-    def __init__(self, message: str, field: str | None, code: str) -> None:
-        super().__init__(message)
-        self.field = field
-        """A path such as `messages[0].role`; None when the body as a whole is at fault."""
-        self.code = code
+    model: str
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    tools: Tools | None = None
+    add_special_tokens: bool = True
+    """To a text: what the tokenizer puts around one."""
+    add_generation_prompt: bool = True
+    """To a conversation: the beginning of the answer."""
 
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
-_encoder = msgspec.json.Encoder()
+_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
     """Raises `FieldError` for anything that is not a chat request this server can answer."""
-    request = _decode(_chat_decoder, body)
-    _refuse_unsupported(request, request.refused, "")
-    for index, message in enumerate(request.messages):
-        _refuse_unsupported(message, message.refused, f"messages[{index}].")
+    request = decode(_chat_decoder, body)
+    refuse_unsupported(request, request.refused, "")
+    _check_messages(request.messages)
     _check_stream_options(request)
     return request
 
 
 def decode_completion(body: bytes) -> CompletionRequest:
     """Raises `FieldError` for anything that is not a completion request this server can answer."""
-    request = _decode(_completion_decoder, body)
-    _refuse_unsupported(request, request.refused, "")
+    request = decode(_completion_decoder, body)
+    refuse_unsupported(request, request.refused, "")
     _check_stream_options(request)
     return request
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
-    except RecursionError:
-        raise FieldError("The body is nested too deeply. Send flatter JSON.", None, "invalid_json") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"The body is not valid JSON in UTF-8 ({error}). Send a JSON object."
-        raise FieldError(message, None, "invalid_json") from None
+def decode_tokenize(body: bytes) -> TokenizeRequest:
+    """Raises `FieldError` unless there is either a text or a conversation."""
+    request = decode(_tokenize_decoder, body)
+    if (request.prompt is None) == (request.messages is None):
+        raise FieldError("Send either prompt, a text, or messages, a conversation.", "prompt", "invalid_value")
+    _check_messages(request.messages or ())
+    return request
 
 
-_PATH = re.compile(r" - at `(?:key` in `)?\$\.?([^`]*)`$")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
-
-
-def _explain(text: str) -> FieldError:
-    """A decoder's complaint as ours: the field by its path, and what to do."""
-    found = _PATH.search(text)
-    parent = found[1] if found else ""
-    problem = text[: found.start()] if found else text
-    prefix = f"{parent}." if parent else ""
-    if match := _UNKNOWN.match(problem):
-        field = prefix + match[1]
-        return FieldError(f"Unknown field {field!r}. Remove it, or check its spelling.", field, "unknown_parameter")
-    if match := _MISSING.match(problem):
-        field = prefix + match[1]
-        return FieldError(f"The field {field!r} is missing. Add it.", field, "missing_required_parameter")
-    message = f"{parent or 'The body'} cannot be used: {problem[:1].lower()}{problem[1:]}. Change it and send again."
-    return FieldError(message, parent or None, "invalid_value")
-
-
-def _refuse_unsupported(struct: Struct, refused: dict[str, tuple[object, ...]], prefix: str) -> None:
-    for name, harmless in refused.items():
-        value = getattr(struct, name)
-        if value is None or value in harmless:
-            continue
-        remedy = f"Leave it out or send {_quote(harmless[0])}." if harmless else "Leave it out."
-        message = f"{prefix}{name} = {_quote(value)} is not supported by this server. {remedy}"
-        raise FieldError(message, prefix + name, "unsupported_parameter")
-
-
-def _quote(value: object) -> str:
-    text = _encoder.encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+def _check_messages(messages: Sequence[Message]) -> None:
+    for index, message in enumerate(messages):
+        refuse_unsupported(message, message.refused, f"messages[{index}].")
 
 
 def _check_stream_options(request: GenerationFields) -> None:
@@ -255,18 +235,23 @@ def check_model(asked: str, served: str) -> None:
         raise ModelNotFoundError(f"The model {asked[:100]!r} is not served here. This server has: {served!r}.")
 
 
-def chat_messages(request: ChatRequest) -> list[dict[str, str]]:
-    """The conversation as chat templates take it: plain text contents, `developer` as `system`."""
-    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
+def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation as chat templates take it: plain text contents, `developer` as `system`, calls' arguments as
+    objects."""
+    return [_template_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _template_message(message: Message, path: str) -> dict[str, str]:
+def _template_message(message: Message, path: str) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
-    plain = {"role": role, "content": _text_of(message.content, f"{path}.content")}
+    content = "" if message.content is None and message.tool_calls else message.content
+    plain: dict[str, Any] = {"role": role, "content": _text_of(content, f"{path}.content")}
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        calls = enumerate(message.tool_calls)
+        plain["tool_calls"] = [template_call(c.id, c.function, f"{path}.tool_calls[{i}].function") for i, c in calls]
     return plain
 
 
@@ -285,18 +270,31 @@ def _part_text(part: ContentPart, path: str) -> str:
     return part.text
 
 
-def completion_prompt(request: CompletionRequest) -> str | tuple[int, ...]:
-    """The one prompt: a text, or token ids. Raises `FieldError` for several prompts or none."""
+def completion_prompts(request: CompletionRequest) -> list[str | tuple[int, ...]]:
+    """The prompts, each a text or token ids. Raises `FieldError` for none, or a mixture within one."""
     prompt = request.prompt
     if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1 and not isinstance(prompt[0], int):
-        return prompt[0] if isinstance(prompt[0], str) else tuple(prompt[0])
-    tokens = tuple(token for token in prompt if isinstance(token, int))
+        return [prompt]
+    tokens = tuple(part for part in prompt if isinstance(part, int))
     if prompt and len(tokens) == len(prompt):
-        return tokens
-    message = "prompt must be one text or one list of token ids. Send several prompts as several requests."
-    raise FieldError(message, "prompt", "invalid_value")
+        return [tokens]
+    if not prompt or tokens or len(prompt) * (request.n or 1) > MAX_CHOICES:
+        message = (
+            "prompt must be a text, a list of token ids, or a list of either; with n, of no more than "
+            f"{MAX_CHOICES} answers in all. Send the rest as requests of their own."
+        )
+        raise FieldError(message, "prompt", "invalid_value")
+    return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
+
+
+def chat_tools(request: ChatRequest, format: ToolFormat | None) -> ToolUse | None:
+    """What an answer may call; None if nothing. Raises `FieldError` as `select_tools` does."""
+    choice = request.tool_choice
+    name = choice.function.name if isinstance(choice, NamedChoice) else None
+    mode = choice if isinstance(choice, str) else None
+    functions = [tool.function for tool in request.tools or ()]
+    constrained = find_grammar(request.response_format) is not None
+    return select_tools(functions, mode, name, request.parallel_tool_calls is not False, format, constrained)
 
 
 def chat_params(request: ChatRequest) -> SamplingParams:
@@ -325,7 +323,7 @@ def _params(request: GenerationFields, max_tokens: int | None, logprobs: int | N
         temperature=request.temperature,
         top_k=request.top_k,
         top_p=request.top_p,
-        seed=_unsigned_seed(request.seed),
+        seed=unsigned_seed(request.seed),
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=request.ignore_eos,
@@ -337,12 +335,3 @@ def _params(request: GenerationFields, max_tokens: int | None, logprobs: int | N
         min_tokens=request.min_tokens or 0,
         logprobs=logprobs,
     )
-
-
-def _unsigned_seed(seed: int | None) -> int | None:
-    """The API's seeds are signed 64-bit numbers, the engine's unsigned ones of the same bits."""
-    if seed is None or 0 <= seed < 2**64:
-        return seed
-    if -(2**63) <= seed < 0:
-        return seed + 2**64
-    raise FieldError("seed must be a whole number of at most 64 bits. Send a smaller one.", "seed", "invalid_value")

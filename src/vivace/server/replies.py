@@ -1,4 +1,4 @@
-"""Answers and errors as the OpenAI API writes them: values in, JSON out.
+"""Chats, completions and errors as the OpenAI API writes them: values in, JSON or server-sent events out.
 
 Knows neither requests nor how an answer comes about.
 """
@@ -6,7 +6,8 @@ Knows neither requests nor how an answer comes about.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -21,7 +22,8 @@ from vivace.errors import (
     StepFailedError,
     VivaceError,
 )
-from vivace.server.protocol import FieldError
+from vivace.server.decoding import FieldError
+from vivace.server.tools import CallDelta
 
 MAX_MESSAGE_CHARACTERS = 600
 """Error messages quote what was sent; no longer than this."""
@@ -67,6 +69,75 @@ class ScoredToken:
     """Characters of the text before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of one answer."""
+
+    text: str = ""
+    calls: Sequence[CallDelta] = ()
+    tokens: Sequence[ScoredToken] | None = None
+    """None if nobody asked for log-probabilities."""
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.calls or self.tokens)
+
+
+@dataclass(slots=True)
+class Whole:
+    """All of one answer."""
+
+    text: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
+    """Each with its id, its name and all its arguments."""
+    tokens: list[ScoredToken] | None = None
+    finish_reason: str = ""
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        for delta in piece.calls:
+            if delta.index == len(self.calls):
+                self.calls.append(delta)
+            else:
+                known = self.calls[delta.index]
+                self.calls[delta.index] = CallDelta(
+                    known.index, known.id, known.name, known.arguments + delta.arguments
+                )
+        if piece.tokens is not None:
+            self.tokens = [*(self.tokens or ()), *piece.tokens]
+
+
+class Replies(Protocol):
+    """The JSON of one reply in one of the APIs, whole, or as events of a stream in the order of the methods here."""
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream tells its usage at the end."""
+        ...
+
+    def whole(self, answers: Sequence[Whole], usage: Usage) -> bytes: ...
+
+    def opening(self) -> list[bytes]: ...
+
+    def piece(self, index: int, piece: Piece) -> list[bytes]: ...
+
+    def ending(self, index: int, finish_reason: str) -> list[bytes]: ...
+
+    def closing(self, usage: Usage) -> list[bytes]: ...
+
+    def failure(self, error: VivaceError) -> list[bytes]:
+        """In place of all that would follow."""
+        ...
+
+
+def write_event(data: bytes, kind: str = "") -> bytes:
+    """One server-sent event."""
+    head = f"event: {kind}\n".encode() if kind else b""
+    return b"%bdata: %b\n\n" % (head, data)
+
+
+DONE = write_event(b"[DONE]")
+
+
 class TokenLogprob(Struct, frozen=True):
     token: str
     logprob: float
@@ -89,24 +160,27 @@ class TextLogprobs(Struct, frozen=True):
     text_offset: list[int]
 
 
-def _show(spelling: bytes) -> str:
+def show_spelling(spelling: bytes) -> str:
     return spelling.decode("utf-8", "replace")
 
 
 def _chat_logprobs(tokens: Sequence[ScoredToken] | None) -> ChatLogprobs | None:
     if tokens is None:
         return None
-    return ChatLogprobs(
-        [
-            ChosenLogprob(
-                _show(token.spelling),
-                token.logprob,
-                list(token.spelling),
-                [TokenLogprob(_show(spelling), value, list(spelling)) for spelling, value in token.likeliest],
-            )
-            for token in tokens
-        ]
-    )
+    return ChatLogprobs(list_logprobs(tokens))
+
+
+def list_logprobs(tokens: Sequence[ScoredToken]) -> list[ChosenLogprob]:
+    """Log-probabilities as chats and responses have them."""
+    return [
+        ChosenLogprob(
+            show_spelling(token.spelling),
+            token.logprob,
+            list(token.spelling),
+            [TokenLogprob(show_spelling(spelling), value, list(spelling)) for spelling, value in token.likeliest],
+        )
+        for token in tokens
+    ]
 
 
 def _text_logprobs(tokens: Sequence[ScoredToken] | None) -> TextLogprobs | None:
@@ -115,17 +189,41 @@ def _text_logprobs(tokens: Sequence[ScoredToken] | None) -> TextLogprobs | None:
         return None
     likeliest = [[*token.likeliest, (token.spelling, token.logprob)] for token in tokens]
     return TextLogprobs(
-        [_show(token.spelling) for token in tokens],
+        [show_spelling(token.spelling) for token in tokens],
         [token.logprob for token in tokens],
-        [{_show(spelling): value for spelling, value in reversed(some)} for some in likeliest],
+        [{show_spelling(spelling): value for spelling, value in reversed(some)} for some in likeliest],
         [token.offset for token in tokens],
     )
 
 
+class FunctionText(Struct, frozen=True):
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct, frozen=True):
+    id: str
+    function: FunctionText
+    type: str = "function"
+
+
+class FunctionDelta(Struct, frozen=True):
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class ToolCallDelta(Struct, frozen=True):
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionDelta | UnsetType = UNSET
+
+
 class ChatMessage(Struct, frozen=True):
-    content: str
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True):
@@ -137,7 +235,8 @@ class ChatChoice(Struct, frozen=True):
 
 class Delta(Struct, frozen=True):
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, frozen=True):
@@ -154,78 +253,155 @@ class TextChoice(Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Reply(Struct, frozen=True):
-    """A whole answer or one chunk of it, of either API."""
+class ReplyHead(Struct, frozen=True, kw_only=True):
+    """What whole replies and chunks begin with."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: list[ChatChoice] | list[ChunkChoice] | list[TextChoice]
+
+
+class ChatReply(ReplyHead, frozen=True, kw_only=True):
+    """POST /v1/chat/completions, whole."""
+
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatChunk(ReplyHead, frozen=True, kw_only=True):
+    """One event of a chat's stream."""
+
+    choices: list[ChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class TextReply(ReplyHead, frozen=True, kw_only=True):
+    """POST /v1/completions, whole or one event of a stream."""
+
+    choices: list[TextChoice]
     usage: Usage | UnsetType | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReplies:
-    """The JSON of one chat answer, whole or in chunks."""
+    """The JSON of one chat reply, whole or in chunks."""
 
     id: str
     created: int
     model: str
     with_usage: bool = False
     """The stream ends in a usage chunk, so every other chunk says `"usage": null`."""
+    count: int = 1
+    """Answers."""
 
-    def whole(self, text: str, finish_reason: str, usage: Usage, tokens: Sequence[ScoredToken] | None = None) -> bytes:
-        choice = ChatChoice(ChatMessage(text), finish_reason, logprobs=_chat_logprobs(tokens))
-        return _encoder.encode(Reply(self.id, "chat.completion", self.created, self.model, [choice], usage))
+    def whole(self, answers: Sequence[Whole], usage: Usage) -> bytes:
+        choices = [
+            ChatChoice(_write_message(answer), answer.finish_reason, index, _chat_logprobs(answer.tokens))
+            for index, answer in enumerate(answers)
+        ]
+        reply = ChatReply(
+            id=self.id,
+            object="chat.completion",
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+        )
+        return _encoder.encode(reply)
 
     def opening(self) -> list[bytes]:
-        return [self._chunk([ChunkChoice(Delta(role="assistant", content=""))])]
+        first = Delta(role="assistant", content="")
+        return [self._chunk([ChunkChoice(first, index)]) for index in range(self.count)]
 
-    def piece(self, text: str, tokens: Sequence[ScoredToken] | None = None) -> bytes:
-        return self._chunk([ChunkChoice(Delta(content=text), logprobs=_chat_logprobs(tokens))])
+    def piece(self, index: int, piece: Piece) -> list[bytes]:
+        events = []
+        if piece.text or piece.tokens:
+            choice = ChunkChoice(Delta(content=piece.text), index, _chat_logprobs(piece.tokens))
+            events.append(self._chunk([choice]))
+        if piece.calls:
+            calls = [_write_call_delta(call) for call in piece.calls]
+            events.append(self._chunk([ChunkChoice(Delta(tool_calls=calls), index)]))
+        return events
 
-    def ending(self, finish_reason: str) -> bytes:
-        return self._chunk([ChunkChoice(Delta(), finish_reason=finish_reason)])
+    def ending(self, index: int, finish_reason: str) -> list[bytes]:
+        return [self._chunk([ChunkChoice(Delta(), index, finish_reason=finish_reason)])]
 
-    def usage(self, usage: Usage) -> bytes:
-        return self._chunk([], usage)
+    def closing(self, usage: Usage) -> list[bytes]:
+        return [self._chunk([], usage), DONE] if self.with_usage else [DONE]
+
+    def failure(self, error: VivaceError) -> list[bytes]:
+        return [write_error(error)]
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
-        told = usage if self.with_usage else UNSET
-        return _encoder.encode(Reply(self.id, "chat.completion.chunk", self.created, self.model, choices, told))
+        chunk = ChatChunk(
+            id=self.id,
+            object="chat.completion.chunk",
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage if self.with_usage else UNSET,
+        )
+        return write_event(_encoder.encode(chunk))
+
+
+def _write_message(answer: Whole) -> ChatMessage:
+    if not answer.calls:
+        return ChatMessage(answer.text)
+    calls = [ToolCall(call.id, FunctionText(call.name, call.arguments)) for call in answer.calls]
+    return ChatMessage(answer.text or None, tool_calls=calls)
+
+
+def _write_call_delta(call: CallDelta) -> ToolCallDelta:
+    if not call.id:
+        return ToolCallDelta(call.index, function=FunctionDelta(arguments=call.arguments))
+    return ToolCallDelta(call.index, call.id, "function", FunctionDelta(call.name, call.arguments))
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionReplies:
-    """The JSON of one plain completion, whole or in chunks."""
+    """The JSON of one reply to plain completions, whole or in chunks."""
 
     id: str
     created: int
     model: str
     with_usage: bool = False
 
-    def whole(self, text: str, finish_reason: str, usage: Usage, tokens: Sequence[ScoredToken] | None = None) -> bytes:
-        choice = TextChoice(text, logprobs=_text_logprobs(tokens), finish_reason=finish_reason)
-        return self._reply([choice], usage)
+    def whole(self, answers: Sequence[Whole], usage: Usage) -> bytes:
+        choices = [
+            TextChoice(answer.text, index, _text_logprobs(answer.tokens), answer.finish_reason)
+            for index, answer in enumerate(answers)
+        ]
+        return self._reply(choices, usage)
 
     def opening(self) -> list[bytes]:
         return []
 
-    def piece(self, text: str, tokens: Sequence[ScoredToken] | None = None) -> bytes:
-        return self._chunk([TextChoice(text, logprobs=_text_logprobs(tokens))])
+    def piece(self, index: int, piece: Piece) -> list[bytes]:
+        return self._chunk([TextChoice(piece.text, index, _text_logprobs(piece.tokens))]) if piece else []
 
-    def ending(self, finish_reason: str) -> bytes:
-        return self._chunk([TextChoice("", finish_reason=finish_reason)])
+    def ending(self, index: int, finish_reason: str) -> list[bytes]:
+        return self._chunk([TextChoice("", index, finish_reason=finish_reason)])
 
-    def usage(self, usage: Usage) -> bytes:
-        return self._chunk([], usage)
+    def closing(self, usage: Usage) -> list[bytes]:
+        return [*self._chunk([], usage), DONE] if self.with_usage else [DONE]
 
-    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> bytes:
-        return self._reply(choices, usage if self.with_usage else UNSET)
+    def failure(self, error: VivaceError) -> list[bytes]:
+        return [write_error(error)]
+
+    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> list[bytes]:
+        return [write_event(self._reply(choices, usage if self.with_usage else UNSET))]
 
     def _reply(self, choices: list[TextChoice], usage: Usage | UnsetType | None) -> bytes:
-        return _encoder.encode(Reply(self.id, "text_completion", self.created, self.model, choices, usage))
+        reply = TextReply(
+            id=self.id,
+            object="text_completion",
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+        )
+        return _encoder.encode(reply)
 
 
 class ModelCard(Struct, frozen=True):
@@ -239,6 +415,13 @@ class ModelCard(Struct, frozen=True):
 class ModelList(Struct, frozen=True):
     data: list[ModelCard]
     object: str = "list"
+
+
+class TokenizeReply(Struct, frozen=True):
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    """The context, the answer included."""
 
 
 class HealthReport(Struct, frozen=True, omit_defaults=True):
@@ -279,6 +462,11 @@ def describe_error(error: VivaceError) -> tuple[int, ErrorBody]:
     if isinstance(error, FieldError):
         return status, ErrorBody(message, type_, error.field and error.field[:MAX_MESSAGE_CHARACTERS], error.code)
     return status, ErrorBody(message, type_, "model" if status == 404 else None, code)
+
+
+def write_error(error: VivaceError) -> bytes:
+    """An error as the last event of a stream."""
+    return write_event(_encoder.encode(ErrorReply(describe_error(error)[1])))
 
 
 def encode(message: Struct) -> bytes:

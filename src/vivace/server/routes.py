@@ -7,13 +7,12 @@ it to the engine. Knows nothing of sockets, processes or the page, and never log
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,34 +20,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vivace.engine.bridge import EngineThread
-from vivace.engine.request import Request as EngineRequest
 from vivace.errors import VivaceError
 from vivace.models.model import Model
-from vivace.sampling import SamplingParams, build_request
-from vivace.server.protocol import (
-    chat_messages,
-    chat_params,
-    check_model,
-    completion_params,
-    completion_prompt,
-    decode_chat,
-    decode_completion,
-)
+from vivace.server.answer import Answer, Answers
+from vivace.server.jobs import Job, Prepare, prepare_chat, prepare_completion, prepare_response, tokenize
+from vivace.server.metrics import Metrics
+from vivace.server.protocol import check_model
 from vivace.server.replies import (
-    ChatReplies,
-    CompletionReplies,
     ErrorBody,
     ErrorReply,
     HealthReport,
     ModelCard,
     ModelList,
+    Usage,
     describe_error,
     encode,
 )
-from vivace.server.stream import Answer, EventStream, Replies, run_while_connected
+from vivace.server.stream import EventStream, run_while_connected
 
 RETRY_AFTER_S = 1
 """What a caller is told to wait when the queue is full."""
+TOLD = "vivace.told"
+"""In a request's scope: a dictionary of what its log line may say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +52,7 @@ class Service:
     bridge: EngineThread
     pool: Executor
     """Where prompts are prepared."""
+    metrics: Metrics
     max_body_bytes: int
     stuck_after_ms: float
     """A step under way for longer than this makes /health red."""
@@ -66,96 +60,81 @@ class Service:
     """When the service began, in seconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request made ready for the engine, and how its answer is to be told."""
-
-    request: EngineRequest
-    stop: tuple[str, ...]
-    stream: bool
-    replies: Replies
-
-
-Prepare = Callable[[Model, bytes, float], Job]
-
-
 def build_routes(service: Service) -> list[Route]:
-    """The API under /v1, and /health."""
-    chat = partial(_generate, service, prepare_chat)
-    completion = partial(_generate, service, prepare_completion)
+    """The API under /v1, /tokenize, /health and /metrics."""
+    prepared = {
+        "/v1/chat/completions": prepare_chat,
+        "/v1/completions": prepare_completion,
+        "/v1/responses": prepare_response,
+    }
     return [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/completions", completion, methods=["POST"]),
+        *(Route(path, partial(_generate, service, prepare), methods=["POST"]) for path, prepare in prepared.items()),
         Route("/v1/models", partial(_list_models, service)),
         Route("/v1/models/{name:path}", partial(_show_model, service)),
+        Route("/tokenize", partial(_tokenize, service), methods=["POST"]),
         Route("/health", partial(_report_health, service)),
+        Route("/metrics", partial(_show_metrics, service)),
     ]
-
-
-def prepare_chat(model: Model, body: bytes, arrived: float) -> Job:
-    """Raises `RequestError` or `ModelNotFoundError` for a body that cannot be answered."""
-    asked = decode_chat(body)
-    check_model(asked.model, model.name)
-    params = chat_params(asked)
-    prompt = model.tokenizer.encode_chat(chat_messages(asked))
-    id = f"chatcmpl-{secrets.token_hex(12)}"
-    options = asked.stream_options
-    replies = ChatReplies(id, int(time.time()), model.name, bool(options and options.include_usage))
-    request = _build(model, id, tuple(prompt), params, asked.cache_salt, arrived)
-    return Job(request, params.stop, bool(asked.stream), replies)
-
-
-def prepare_completion(model: Model, body: bytes, arrived: float) -> Job:
-    """Raises `RequestError` or `ModelNotFoundError` for a body that cannot be answered."""
-    asked = decode_completion(body)
-    check_model(asked.model, model.name)
-    params = completion_params(asked)
-    prompt = completion_prompt(asked)
-    tokens = tuple(model.tokenizer.encode(prompt)) if isinstance(prompt, str) else prompt
-    id = f"cmpl-{secrets.token_hex(12)}"
-    options = asked.stream_options
-    replies = CompletionReplies(id, int(time.time()), model.name, bool(options and options.include_usage))
-    request = _build(model, id, tokens, params, asked.cache_salt, arrived)
-    return Job(request, params.stop, bool(asked.stream), replies)
-
-
-def _build(
-    model: Model, id: str, prompt: tuple[int, ...], params: SamplingParams, cache_salt: str | None, arrived: float
-) -> EngineRequest:
-    return build_request(
-        id,
-        prompt,
-        params,
-        model.generation,
-        model.config.context_length,
-        model.config.vocab_size,
-        arrived=arrived,
-        preprocess_ms=1000 * (time.monotonic() - arrived),
-        cache_salt=cache_salt or "",
-    )
 
 
 async def _generate(service: Service, prepare: Prepare, request: Request) -> Response:
     arrived = time.monotonic()
     body = await _read_body(request, service.max_body_bytes)
     job = await asyncio.get_running_loop().run_in_executor(service.pool, prepare, service.model, body, arrived)
-    answer = Answer(service.bridge, job.request, service.model.tokenizer, job.stop)
+    answers = _submit(service, job)
+    report = partial(_report, service.metrics, request.scope.get(TOLD, {}), job)
     if not job.stream:
-        return await run_while_connected(request.receive, _answer_whole(answer, job.replies))
+        return await run_while_connected(request.receive, _answer_whole(answers, job, report))
     try:
-        first = await run_while_connected(request.receive, answer.read())
+        first = await run_while_connected(request.receive, answers.read())
     except BaseException:
-        await answer.aclose()
+        await answers.aclose()
         raise
-    return EventStream(answer, job.replies, first)
+    return EventStream(answers, job.replies, first, report)
 
 
-async def _answer_whole(answer: Answer, replies: Replies) -> Response:
-    async with aclosing(answer):
-        text = await answer.read_all()
-        usage = await answer.usage()
-    assert answer.finish_reason is not None
-    return _json(replies.whole(text, answer.finish_reason.value, usage, answer.take_scored()))
+def _submit(service: Service, job: Job) -> Answers:
+    tokenizer = service.model.tokenizer
+    answers = [Answer(service.bridge, request, tokenizer, job.stop, job.tools) for request in job.requests]
+    return Answers(answers, job.per_prompt)
+
+
+async def _answer_whole(answers: Answers, job: Job, report: partial[None]) -> Response:
+    async with aclosing(answers):
+        wholes = await answers.read_all()
+        usage = await answers.usage()
+    report(usage)
+    return _json(job.replies.whole(wholes, usage), headers={"server-timing": _write_timing(usage)})
+
+
+def _report(metrics: Metrics, told: dict[str, Any], job: Job, outcome: Usage | VivaceError) -> None:
+    told["id"] = job.requests[0].id
+    if isinstance(outcome, VivaceError):
+        told["error"] = type(outcome).__name__
+        return
+    metrics.record(outcome)
+    told["prompt_tokens"] = outcome.prompt_tokens
+    told["completion_tokens"] = outcome.completion_tokens
+    told |= outcome.timing
+
+
+def _write_timing(usage: Usage) -> str:
+    """The Server-Timing header: durations in milliseconds, as W3C's Server Timing has it."""
+    return ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in usage.timing.items())
+
+
+async def _tokenize(service: Service, request: Request) -> Response:
+    body = await _read_body(request, service.max_body_bytes)
+    return _json(await asyncio.get_running_loop().run_in_executor(service.pool, _encode_tokens, service.model, body))
+
+
+def _encode_tokens(model: Model, body: bytes) -> bytes:
+    return encode(tokenize(model, body))
+
+
+async def _show_metrics(service: Service, request: Request) -> Response:
+    text = await asyncio.get_running_loop().run_in_executor(service.pool, service.metrics.expose)
+    return Response(text, media_type=service.metrics.media_type)
 
 
 async def _read_body(request: Request, limit_bytes: int) -> bytes:

@@ -1,0 +1,94 @@
+"""Figures for Prometheus: what the engine holds, what it did, and where answers' time went.
+
+Engine figures are read when they are asked for; the others are counted as answers end. Knows no request's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from vivace.engine.bridge import EngineThread
+from vivace.server.replies import Usage
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_PHASES = ("preprocess", "queue", "prefill", "decode", "flush")
+
+
+class Metrics:
+    """One server's figures, in a registry of its own."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, bridge: EngineThread) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(bridge))
+        made: dict[str, Any] = {"registry": self._registry, "namespace": "vivace"}
+        requests = Counter("http_requests", "Requests answered.", ["route", "status"], **made)
+        tokens = Counter("answer_tokens", "Tokens of answers told, and of their prompts.", ["kind"], **made)
+        phases = Histogram("phase_seconds", "Where answers' time went.", ["phase"], buckets=_SECONDS, **made)
+        self._count_request: Callable[[str, str], Counter] = requests.labels
+        self._prompt, self._completion = tokens.labels("prompt"), tokens.labels("completion")
+        self._cached = tokens.labels("cached")
+        self._phases = [(f"{phase}_ms", phases.labels(phase)) for phase in _PHASES]
+        self._ttft = Histogram("time_to_first_token_seconds", "From arrival.", buckets=_SECONDS, **made)
+        self._tpot = Histogram("time_per_output_token_seconds", "After the first.", buckets=_SECONDS, **made)
+        self._total = Histogram("response_seconds", "From arrival to the last byte.", buckets=_SECONDS, **made)
+
+    def count(self, route: str, status: int) -> None:
+        """A request was answered."""
+        self._count_request(route, str(status)).inc()
+
+    def record(self, usage: Usage) -> None:
+        """An answer was told to its end."""
+        timing = usage.timing
+        self._prompt.inc(usage.prompt_tokens)
+        self._completion.inc(usage.completion_tokens)
+        self._cached.inc(usage.prompt_tokens_details.cached_tokens)
+        for name, histogram in self._phases:
+            histogram.observe(timing[name] / 1000)
+        self._ttft.observe((timing["preprocess_ms"] + timing["queue_ms"] + timing["prefill_ms"]) / 1000)
+        if usage.completion_tokens > 1:
+            self._tpot.observe(timing["decode_ms"] / 1000 / (usage.completion_tokens - 1))
+        self._total.observe(timing["total_ms"] / 1000)
+
+    def expose(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """The engine's own figures, as of its last step."""
+
+    def __init__(self, bridge: EngineThread) -> None:
+        self._bridge = bridge
+
+    def collect(self) -> Iterator[Metric]:
+        stats, health = self._bridge.stats(), self._bridge.health()
+        gauges = {
+            "engine_up": (float(health.alive and not health.error), "1 while the engine's thread takes requests."),
+            "engine_step_seconds": (health.stuck_ms / 1000, "Since the step under way began; 0 when idle."),
+            "requests_waiting": (stats.waiting, "Requests with no place in the batch yet."),
+            "requests_running": (stats.running, "Requests in the batch."),
+            "kv_blocks_free": (stats.blocks_free, "KV cache blocks that hold nothing."),
+            "kv_blocks_cached": (stats.blocks_cached, "KV cache blocks kept for the next request with the prefix."),
+            "kv_blocks_used": (stats.blocks_used, "KV cache blocks of running requests."),
+        }
+        counters = {
+            "engine_requests": (stats.requests, "Requests accepted."),
+            "engine_preemptions": (stats.preemptions, "Times a running request gave way."),
+            "engine_cached_tokens": (stats.cached_tokens, "Prompt tokens found in the prefix cache."),
+            "engine_tokens": (stats.tokens, "Tokens generated."),
+            "engine_steps": (stats.steps, "Calls of the runner that succeeded."),
+            "engine_passes": (stats.passes, "Passes of the model."),
+            "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
+        }
+        for name, (value, text) in gauges.items():
+            yield GaugeMetricFamily(f"vivace_{name}", text, value)
+        for name, (value, text) in counters.items():
+            yield CounterMetricFamily(f"vivace_{name}", text, value)
