@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from vivace import __version__
+from vivace.cli_bench import COMMANDS
 from vivace.errors import RequestError, VivaceError
 
 
@@ -280,3 +281,7 @@ def bench_engine(
         click.echo(json.dumps(report))
         return
     _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})
+
+
+for command in COMMANDS:
+    bench.add_command(command)
