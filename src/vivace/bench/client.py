@@ -21,6 +21,8 @@ from vivace.bench.timer import clock
 from vivace.errors import ConfigError
 
 MAX_BODY_BYTES = 64 * 2**20
+HANDSHAKE_S = 10.0
+"""For TLS: a server that does not speak it may say nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +361,13 @@ class ConnectionPool:
     async def _open(self, reply: Reply) -> Connection | None:
         target = self._target
         opening = asyncio.ensure_future(
-            self._loop.create_connection(lambda: Connection(self), target.host, target.port, ssl=self._tls)
+            self._loop.create_connection(
+                lambda: Connection(self),
+                target.host,
+                target.port,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_S if self._tls else None,
+            )
         )
         await asyncio.wait((opening, reply.over), return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():  # timed out
@@ -401,6 +409,8 @@ def _explain(target: Target, error: OSError) -> tuple[str, str]:
         return "tls", f"The certificate of {where} is not trusted ({error.verify_message}). --insecure takes it anyway."
     if isinstance(error, ssl.SSLError):
         return "tls", f"{where} does not speak TLS as expected ({error.reason}). Is its address http:// rather?"
+    if target.tls and isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
+        return "tls", f"{where} did not finish the TLS handshake ({error}). Is its address http:// rather?"
     if isinstance(error, ConnectionRefusedError):
         return "unreachable", f"Nothing listens on {where}. Start the server, or give another URL."
     return "unreachable", f"Cannot connect to {where}: {error}. Check the address and the network."

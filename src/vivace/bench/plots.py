@@ -54,17 +54,21 @@ def log_axis(values: Sequence[float], name: str) -> Axis:
     low, high = min(above) / 1.15, max(above) * 1.15
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside: list[float] = []
-    for steps in (
-        (1,),
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 5, 7),
-        [1 + i / 4 for i in range(36)],
-        [1 + i / 20 for i in range(180)],
-    ):
+    for steps in _LOG_STEPS:
         inside = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
         if len(inside) >= 3:
             break
     return Axis(low, high, tuple((mark, show(mark)) for mark in inside), name, log=True)
+
+
+_LOG_STEPS: tuple[Sequence[float], ...] = (
+    (1,),
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 4, 5, 7),
+    [1 + i / 4 for i in range(36)],
+    [1 + i / 20 for i in range(180)],
+)
+"""From coarse to fine, within a power of ten."""
 
 
 def quantile_axis(highest: float) -> Axis:
@@ -183,9 +187,8 @@ class _Frame:
         end = across > self.width / 2
         shift = -8 if end else 8
         anchor = ' text-anchor="end"' if end else ""
-        return (
-            f'<text class="name" x="{across + shift:.1f}" y="{max(12.0, down - 7):.1f}"{anchor}>{escape(name)}</text>'
-        )
+        top = down + 18 if below else max(12.0, down - 7)
+        return f'<text class="name" x="{across + shift:.1f}" y="{top:.1f}"{anchor}>{escape(name)}</text>'
 
     def axes(self) -> str:
         parts = [f'<text x="0" y="14">{escape(self.y.name)}</text>']
@@ -199,9 +202,9 @@ class _Frame:
             across = float(self.at(value, self.y.low).split(",")[0])
             if across - last > 12 + 7 * len(text):
                 last = across
-                parts.append(
-                    f'<text x="{across:.1f}" y="{self.height - 26}" text-anchor="middle">{escape(text)}</text>'
-                )
+                across = min(across, self.width - 4.0 * len(text))
+                down = self.height - 26
+                parts.append(f'<text x="{across:.1f}" y="{down}" text-anchor="middle">{escape(text)}</text>')
         middle = (self.left + self.width - self.right) / 2
         parts.append(f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle">{escape(self.x.name)}</text>')
         return "".join(parts)
