@@ -92,9 +92,8 @@ def measure_wrk() -> None:
                 ours = run(experiment, None)[0]["throughput"]["requests_per_s"]
                 ratios.append(ours / theirs)
                 print(f"concurrency {concurrency}: wrk {theirs:.1f}/s, vivace bench {ours:.1f}/s", flush=True)
-            print(
-                f"concurrency {concurrency}: ratio {statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
-            )
+            spread = f"{min(ratios):.4f} to {max(ratios):.4f}"
+            print(f"concurrency {concurrency}: ratio {statistics.median(ratios):.4f} ({spread})", flush=True)
 
 
 KINDS: dict[str, Callable[[], None]] = {

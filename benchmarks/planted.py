@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ def find_stall(_: int) -> None:
     for connections in (0, 4):
         with null_server("--ttft-ms", "20", "--tpot-ms", "2", "--stall-at-s", "6", "--stall-ms", "1400") as url:
             experiment = Experiment(url, WORKLOAD, Load(rate=60, duration_s=15, connections=connections))
-            document, _ = run(experiment, measure_client(experiment))
+            document = run(experiment, measure_client(experiment))[0]
         row = {name: document[name]["p99"] for name in ("ttft_ms", "service_ttft_ms", "naive_ttft_ms")}
         print(f"connections {connections or 'any'}: p99 {row}, n {document['ttft_ms']['n']}", flush=True)
 
@@ -63,7 +64,7 @@ def find_slow_down(runs: int, how: Any) -> None:
             print(f"{name}: {dict(verdicts)}", flush=True)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[int], None]] = {
     "stall": find_stall,
     "slow": lambda runs: find_slow_down(runs, compare_in_turn),
     "files": lambda runs: find_slow_down(runs, compare_files),

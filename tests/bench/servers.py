@@ -13,6 +13,10 @@ from typing import Any
 EVENT_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+def void(_: object) -> None:
+    """Whatever it was."""
+
+
 @dataclass
 class Asked:
     """One request as a server got it."""
@@ -96,7 +100,7 @@ def serving(behave: Behaviour = answer_well, *, models: bytes | None = None) -> 
         asyncio.set_event_loop(loop)
         server = loop.run_until_complete(asyncio.start_server(handle, "127.0.0.1", 0))
         running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        running.close = lambda: loop.call_soon_threadsafe(server.close)
+        running.close = lambda: void(loop.call_soon_threadsafe(server.close))
         ready.set()
         loop.run_forever()
         server.close()

@@ -27,8 +27,8 @@ WORKLOAD = Workload(model="null", output_tokens=parse_lengths("6"))
 
 
 def measure(url: str, load: Load, **more: Any) -> dict[str, Any]:
-    more = {"calibrated": False, "warmup": 1, "workload": WORKLOAD} | more
-    return run(Experiment(url=url, load=load, **more), None)[0]
+    options: dict[str, Any] = {"calibrated": False, "warmup": 1, "workload": WORKLOAD} | more
+    return run(Experiment(url=url, load=load, **options), None)[0]
 
 
 def test_a_server_of_known_delays_is_found_to_have_them() -> None:
@@ -49,8 +49,7 @@ def test_a_stall_is_in_the_corrected_tail_and_not_in_the_naive_one() -> None:
     with null_server("--ttft-ms", "5", "--stall-at-s", "2", "--stall-ms", "700") as url:
         document = measure(url, Load(rate=200, duration_s=5))
     assert document["ttft_ms"]["p99"] > 350
-    assert document["naive_ttft_ms"]["p90"] < 100
-    assert document["naive_ttft_ms"]["n"] < document["ttft_ms"]["n"]
+    assert document["naive_ttft_ms"]["p99"] < document["ttft_ms"]["p99"] / 3
 
 
 def test_requests_that_wait_for_one_of_few_connections_are_timed_from_when_they_were_due() -> None:

@@ -14,7 +14,8 @@ from vivace.bench.sse import EventReader, MalformedStreamError, read_chunk, read
 def read_slowly(text: bytes) -> list[bytes]:
     """The standard's own algorithm, line by line."""
     lines = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    events, data = [], []
+    events: list[bytes] = []
+    data: list[bytes] = []
     for line in lines[:-1]:
         if not line:
             if data:

@@ -46,6 +46,7 @@ def test_a_quantile_is_a_value_with_its_share_at_or_below(values: list[float], q
     assert np.mean(ordered < found) <= q + 1e-6
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_only_percentiles_that_the_sample_bears_are_given(values: list[float]) -> None:
     summary = summarize(values)
@@ -66,6 +67,7 @@ def test_nothing_has_no_summary_and_nan_is_nothing() -> None:
     assert found.n == 1
 
 
+@settings(deadline=None)
 @given(VALUES, st.sampled_from([0.5, 0.9, 0.99]))
 def test_an_interval_holds_the_estimate_and_lies_in_the_sample(values: list[float], q: float) -> None:
     ordered = np.sort(np.array(values))
@@ -115,7 +117,7 @@ def test_one_stall_of_one_side_is_not_taken_for_a_slower_server() -> None:
     assert verdict_of(compare_pairs(a, b), 0.01) == "no evidence"
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(VALUES.filter(lambda values: len(values) >= 4))
 def test_a_comparison_with_itself_is_exactly_equal(values: list[float]) -> None:
     effect = compare_pairs(values, values)
@@ -123,7 +125,7 @@ def test_a_comparison_with_itself_is_exactly_equal(values: list[float]) -> None:
     assert verdict_of(effect, 0.0) == "no evidence"
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.floats(1.02, 3))
 def test_a_comparison_turned_round_is_turned_round(seed: int, ratio: float) -> None:
     a, b = draw_pairs(seed, ratio, 60)

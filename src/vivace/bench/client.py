@@ -228,7 +228,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._reads.append((clock(), data))
-        self._pool.look_into(self)
+        if self._reply is None or not self._reply.stream:
+            self.parse()  # a whole answer is one read or a few, and what follows it should not wait
+        else:
+            self._pool.look_into(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False

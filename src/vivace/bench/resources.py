@@ -107,7 +107,7 @@ def parse_metrics(text: str) -> dict[str, float]:
     for line in text.splitlines():
         name, _, value = line.partition(" ")
         if name in names:
-            with suppress(ValueError):
+            with suppress(ValueError, IndexError):
                 found[names[name]] = float(value.split()[0])
     return found
 

@@ -43,9 +43,9 @@ def _run_verdict(document: Document) -> str:
     load = f"{escape(document['load']['describe'][:1].upper() + document['load']['describe'][1:])}."
     answered = f"{requests['answered']:,} of {requests['offered']:,} requests were answered."
     if not client["valid"]:
-        return show_verdict(
-            "risk", "Invalid: the client was too slow", escape("; ".join(client["reasons"])) + ".", load
-        )
+        reasons = "; ".join(client["reasons"])
+        why = f"{escape(reasons[:1].upper() + reasons[1:])}."
+        return show_verdict("risk", "Invalid: the client was too slow", why, load)
     if document["stopped_early"]:
         return show_verdict("missed", "Stopped early", escape(document["stopped_early"]), answered, load)
     if budget:

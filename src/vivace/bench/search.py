@@ -16,6 +16,10 @@ from vivace.bench.processes import OnProgress
 from vivace.bench.stats import SequentialTest
 
 MAX_TRIALS = 40
+ALONE = 0.1
+"""So few requests under way in the mean, and hardly one meets another."""
+MIN_REQUESTS = 5
+"""Of a segment, however low the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Trial:
     ttft_ms_p50: float | None = None
     e2e_ms_p50: float | None = None
     tokens_per_s: float | None = None
+    in_flight: float = math.inf
+    """Requests under way, in the mean (Little's law)."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,8 +69,8 @@ def find_max(try_rate: Callable[[float], Trial], start: float, precision: float,
         low, high = (rate, high) if trial.kept else (low, rate)
         if low and high / low <= 1 + precision:
             break
-        if not low and high < start / 256:
-            return Highest(low, high, tuple(trials), "The budget is missed at any rate that was tried.")
+        if not low and (trial.in_flight < ALONE or high < start / 256):
+            return Highest(low, high, tuple(trials), "The budget is missed even by requests that are alone.")
         if math.isinf(high) and low >= highest:
             return Highest(low, high, tuple(trials), f"It is kept at {low:g} requests/s, and no more was tried.")
         rate = rate * 2 if math.isinf(high) else rate / 2 if not low else math.sqrt(low * high)
@@ -85,7 +91,8 @@ def try_rate(
     document: dict[str, Any] = {}
     while test.verdict is None and (spent_s < most_s or not spent_s):
         length_s = min(segment_s * 2**segment, max(segment_s, most_s - spent_s))
-        load = replace(experiment.load, rate=rate, duration_s=length_s, requests=0, concurrency=0)
+        requests = max(MIN_REQUESTS, round(rate * length_s))
+        load = replace(experiment.load, rate=rate, duration_s=0.0, requests=requests, concurrency=0)
         asked = replace(
             experiment,
             load=load,
@@ -116,6 +123,7 @@ def try_rate(
         ttft_ms_p50=(document["ttft_ms"] or {}).get("p50"),
         e2e_ms_p50=(document["e2e_ms"] or {}).get("p50"),
         tokens_per_s=document["throughput"]["output_tokens_per_s"],
+        in_flight=rate * (document["e2e_ms"] or {"mean": math.inf})["mean"] / 1e3,
     )
 
 

@@ -80,7 +80,7 @@ def _spread(values: Iterable[float | None], seed: int) -> Figures | None:
 
 
 def _latencies(ok: list[Observation], load: Load, seed: int) -> Figures:
-    naive = waiting_client(ok, load)
+    naive_first, naive_last = waiting_client(ok, load)
     itl = [gap for one in ok if one.one_token_a_chunk for gap in one.gaps_ms]
     speeds = [_characters_per_s(one) for one in ok]
     return {
@@ -92,31 +92,35 @@ def _latencies(ok: list[Observation], load: Load, seed: int) -> Figures:
         "characters_per_s": _spread(speeds, seed),
         "service_ttft_ms": _spread((one.service_ttft_ms for one in ok), seed),
         "service_e2e_ms": _spread((one.service_e2e_ms for one in ok), seed),
-        "naive_ttft_ms": _spread((one.service_ttft_ms for one in naive), seed),
-        "naive_e2e_ms": _spread((one.service_e2e_ms for one in naive), seed),
+        "naive_ttft_ms": _spread(naive_first, seed),
+        "naive_e2e_ms": _spread(naive_last, seed),
     }
 
 
-def waiting_client(ok: Sequence[Observation], load: Load) -> list[Observation]:
-    """The requests that a client would have timed that waits for an answer before it sends the next.
+def waiting_client(ok: Sequence[Observation], load: Load) -> tuple[list[float], list[float]]:
+    """First and last fragment, ms, as a client would have timed them that waits for an answer before it sends again.
 
-    It has as many connections as the load keeps busy in its median (Little's law), and skips what was due while all
-    were waiting: that is how a stall is seen once, not by everyone who met it (Tene's coordinated omission). Of a
-    closed loop, it is all of them.
+    It has as many connections as the load keeps busy in its median (Little's law). What falls due while all of them
+    wait it sends later, and its clock starts only then: a stall is seen once for each connection, and not by everyone
+    who met it (Tene's coordinated omission). Such a request is taken to have met what was left of its real time, and
+    no less than the median. Of a closed loop, these are the service times.
     """
-    timed = [one for one in ok if one.ended is not None]
+    timed = [one for one in ok if one.ended is not None and one.last is not None]
     if not load.open or len(timed) < 2:
-        return list(ok)
-    span = timed[-1].scheduled - timed[0].scheduled
-    service_s = float(np.median([(one.ended or 0.0) - one.sent for one in timed]))
-    connections = max(1, math.ceil(len(timed) / span * service_s)) if span > 0 else 1
-    free = [-math.inf] * min(connections, len(timed))
-    taken = []
+        return [one.service_ttft_ms or math.nan for one in ok], [one.service_e2e_ms or math.nan for one in ok]
+    span_s = max(1e-9, timed[-1].scheduled - timed[0].scheduled)
+    usual_first = float(np.nanmedian([one.service_ttft_ms or math.nan for one in timed])) if timed[0].first else 0.0
+    usual_last = float(np.median([one.service_e2e_ms or 0.0 for one in timed]))
+    free = [-math.inf] * max(1, math.ceil(len(timed) / span_s * usual_last / 1e3))
+    firsts, lasts = [], []
     for one in timed:
-        if free[0] <= one.scheduled:
-            heapq.heapreplace(free, one.ended or 0.0)
-            taken.append(one)
-    return taken
+        begun = max(one.sent, free[0])
+        late_ms = 1e3 * (begun - one.sent)
+        first, last = one.service_ttft_ms or math.nan, one.service_e2e_ms or 0.0
+        firsts.append(max(first - late_ms, usual_first) if late_ms else first)
+        lasts.append(max(last - late_ms, usual_last) if late_ms else last)
+        heapq.heapreplace(free, begun + lasts[-1] / 1e3)
+    return firsts, lasts
 
 
 def _characters_per_s(one: Observation) -> float | None:
