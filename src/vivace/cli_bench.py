@@ -296,6 +296,8 @@ def bench_find_max(
     experiment, _ = prepare(_build(url, options | _NO_LOAD | length | {"rate": start}))
     if not experiment.limits:
         raise ConfigError("Say what is to be kept: --budget ttft=200ms,tpot=20ms, or a --preset.")
+    if experiment.needed < 0.6:
+        raise ConfigError("--attain below 0.6 leaves too little to tell rates apart by. Give a higher one.")
     calibration = measure_client(experiment)
 
     def attempt(rate: float) -> Any:
