@@ -52,7 +52,8 @@ def test_a_client_that_cannot_keep_up_ends_the_search_with_what_is_known() -> No
 def test_a_rate_is_tried_over_http(ttft_ms: float, kept: bool) -> None:
     workload = Workload(model="null", output_tokens=parse_lengths("2"))
     with null_server("--ttft-ms", "20") as url:
-        experiment = Experiment(url, workload, Load(rate=1, duration_s=1), Limits(ttft_ms=ttft_ms), 0.7, calibrated=False)
+        limits = Limits(ttft_ms=ttft_ms)
+        experiment = Experiment(url, workload, Load(rate=1, duration_s=1), limits, 0.7, calibrated=False)
         found = try_rate(experiment, None, 40.0, 1.0, 1.0)
     assert found.kept is kept
     assert found.offered > 20
