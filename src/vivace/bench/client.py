@@ -260,9 +260,6 @@ class Connection(asyncio.Protocol):
 
     # What the parser calls
 
-    def on_status(self, status: bytes) -> None:
-        pass
-
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reply is not None and name.lower() == b"content-type":
             self._reply.content_type = value.lower()

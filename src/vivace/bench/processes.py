@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
@@ -152,8 +151,3 @@ def _add_up(members: list[_Member]) -> Progress:
         total.latencies_ms += member.progress.latencies_ms
         member.progress.latencies_ms = []
     return total
-
-
-def pause(seconds: float) -> None:
-    """Between runs, so that connections and queues of the last one are gone."""
-    time.sleep(seconds)
