@@ -89,7 +89,7 @@ def measure_wrk() -> None:
                 experiment = Experiment(url, workload, Load(concurrency=concurrency, duration_s=2))
                 pairs = [
                     (run_wrk(url, body, concurrency, 2), run(experiment, None)[0]["throughput"]["requests_per_s"])
-                    for _ in range(5)
+                    for _ in range(3)
                 ]
                 ratios = [ours / theirs for theirs, ours in pairs]
                 print(

@@ -198,6 +198,16 @@ def test_preparing_learns_the_model_and_how_the_server_counts() -> None:
     assert prepared.workload.words_per_token == found.words_per_token
 
 
+def test_the_first_requests_are_not_late_however_many_there_are_to_make() -> None:
+    """Making these takes much longer than the pause before the start."""
+    workload = msgspec.structs.replace(WORKLOAD, input_tokens=parse_lengths("2000"))
+    with null_server() as url:
+        document = measure(url, Load(rate=300, requests=300), workload=workload)
+        closed = measure(url, Load(concurrency=1, duration_s=0.5), workload=workload)
+    assert document["raw"]["send_lag_ms"][0] < 50
+    assert closed["raw"]["scheduled_s"][0] < 0.05
+
+
 def test_a_load_without_a_request_is_refused() -> None:
     with pytest.raises(ConfigError, match="longer"):
         make_plans(Experiment("http://h/v1", WORKLOAD, Load(rate=0.001, duration_s=1)), None)

@@ -91,6 +91,8 @@ class Alarm:
         self._fire()
 
     def _fire(self) -> None:
-        while self._heap and self._heap[0][0] <= clock():
-            heapq.heappop(self._heap)[2]()
-        self._arm()
+        try:
+            while self._heap and self._heap[0][0] <= clock():
+                heapq.heappop(self._heap)[2]()
+        finally:  # an error of one must not cost the others their moments
+            self._arm()

@@ -30,6 +30,8 @@ GONE_AFTER = 20
 """So many requests in a row that could not even connect, and the server is given up."""
 PREPARED = 2000
 """Bodies made before the start, where their number is not known."""
+MAX_PREPARED = 20_000
+"""And at most, in a closed loop."""
 
 
 class Stage(Struct, kw_only=True):
@@ -134,9 +136,16 @@ class Client:
                 await asyncio.gather(*(self._send(ask, clock(), target, 0, 0) for ask in asks))
         self.live = _Live()
 
-    async def run(self, stage: Stage, start: float) -> None:
+    def prepare(self, stage: Stage) -> list[tuple[Ask, bytes]]:
+        """Requests made before the clock runs: all of an open loop, the first of a closed one."""
+        if not stage.concurrency:
+            return [self._encode(stage.target, self._plan.workload.ask(index)) for index, _ in stage.entries]
+        count = min(stage.requests or PREPARED, MAX_PREPARED)
+        return [self._encode(stage.target, self._ask_of(stage, number)) for number in range(count)]
+
+    async def run(self, stage: Stage, prepared: list[tuple[Ask, bytes]], start: float) -> None:
         """Returns when all is answered."""
-        await (self._run_closed(stage, start) if stage.concurrency else self._run_open(stage, start))
+        await (self._run_closed if stage.concurrency else self._run_open)(stage, prepared, start)
 
     def take_texts(self) -> list[tuple[Observation, str]]:
         return self.live.texts
@@ -145,10 +154,9 @@ class Client:
         for pool in self._pools:
             pool.close()
 
-    async def _run_open(self, stage: Stage, start: float) -> None:
+    async def _run_open(self, stage: Stage, prepared: list[tuple[Ask, bytes]], start: float) -> None:
         under_way: set[asyncio.Task[None]] = set()
-        asks = [self._prepare(stage.target, self._plan.workload.ask(index)) for index, _ in stage.entries]
-        for (_, offset), (ask, request) in zip(stage.entries, asks, strict=True):
+        for (_, offset), (ask, request) in zip(stage.entries, prepared, strict=True):
             await self._alarm.wait_until(start + offset)
             if self.live.stopped:
                 break
@@ -158,10 +166,8 @@ class Client:
         while under_way:
             await asyncio.wait(under_way)
 
-    async def _run_closed(self, stage: Stage, start: float) -> None:
-        count = stage.requests or PREPARED
+    async def _run_closed(self, stage: Stage, prepared: list[tuple[Ask, bytes]], start: float) -> None:
         numbers = iter(range(stage.requests or 2**62))
-        prepared = [self._prepare(stage.target, self._ask_of(stage, number)) for number in range(count)]
         await self._alarm.wait_until(start)
         ends = start + stage.duration_s if stage.duration_s else float("inf")
 
@@ -171,8 +177,8 @@ class Client:
                 number = next(numbers, None)
                 if number is None:
                     return
-                ready = number < count
-                ask, request = prepared[number] if ready else self._prepare(stage.target, self._ask_of(stage, number))
+                ready = number < len(prepared)
+                ask, request = prepared[number] if ready else self._encode(stage.target, self._ask_of(stage, number))
                 await self._converse(stage, ask, request, scheduled)
                 scheduled = clock() + self._plan.think_ms / 1e3
                 await self._alarm.wait_until(scheduled)
@@ -190,11 +196,11 @@ class Client:
             if not ask.turns or not seen.ok or self.live.stopped:
                 return
             ask, turn = self._plan.workload.follow(ask, text), turn + 1
-            _, request = self._prepare(stage.target, ask)
+            _, request = self._encode(stage.target, ask)
             scheduled = (seen.ended or clock()) + self._plan.think_ms / 1e3
             await self._alarm.wait_until(scheduled)
 
-    def _prepare(self, target: int, ask: Ask) -> tuple[Ask, bytes]:
+    def _encode(self, target: int, ask: Ask) -> tuple[Ask, bytes]:
         workload = self._plan.workload
         model = {"model": self._plan.models[target]} if self._plan.models else {}
         body = msgspec.json.encode(ask.body | model)
@@ -209,7 +215,7 @@ class Client:
         live.progress.sent += 1
         keep = bool(ask.expected or ask.turns or plan.tokenizer or plan.keep_text)
         reply = Reply(seen, self._loop.create_future(), stream=plan.workload.stream, keep_text=keep)
-        request = request or self._prepare(target, ask)[1]
+        request = request or self._encode(target, ask)[1]
         await self._pools[target].exchange(request, reply, plan.timeout_s)
         if ask.expected and not ask.turns and seen.ok:
             seen.correct = reply.text.strip() in {answer.strip() for answer in ask.expected}
@@ -291,6 +297,7 @@ async def run_plan(plan: Plan, channel: Channel) -> Outcome:
     client = Client(plan, alarm)
     try:
         await client.warm_up()
+        prepared = [client.prepare(stage) for stage in plan.stages]
         channel.report("ready")
         start = await channel.wait_for_start()
         channel.watch_for_stop(client.live)
@@ -298,7 +305,7 @@ async def run_plan(plan: Plan, channel: Channel) -> Outcome:
         watch = LoopWatch(alarm)
         cpu = time.process_time()
         for number, stage in enumerate(plan.stages):
-            await client.run(stage, start if number == 0 else clock() + 0.01)
+            await client.run(stage, prepared[number], start if number == 0 else clock() + 0.01)
             if client.live.stopped:
                 break
         ended, cpu_s = clock(), time.process_time() - cpu
