@@ -39,7 +39,7 @@ def linear_axis(values: Sequence[float], name: str, *, zero: bool = True, tight:
     """Round steps that hold all values; a tight axis ends at the last value."""
     low = 0.0 if zero else min(values, default=0.0)
     high = max(values, default=1.0)
-    high = high if high > low else low + 1.0
+    high = high if high - low > 1e-9 * max(1.0, abs(low)) else low + 1.0
     step = _round_step((high - low) / ticks)
     start = math.floor(low / step) * step
     count = math.ceil((high - start) / step - 1e-9)
