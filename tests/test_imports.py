@@ -26,6 +26,7 @@ ALLOWED = {
     "grammar": "errors engine.constraint tokenizer",
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
+    "bench": "errors budget bench",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "server",
 }
@@ -76,6 +77,8 @@ def test_every_rule_is_about_a_part_that_exists() -> None:
         ("models", "if True:\n    import vivace.engine.engine"),
         ("server", "from vivace.engine import engine"),
         ("server", "import vivace"),
+        ("bench", "from vivace.tokenizer import Tokenizer"),
+        ("bench", "def f():\n    from vivace.server.protocol import decode_chat"),
     ],
 )
 def test_an_import_the_wrong_way_is_seen(part: str, source: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 
 from vivace import __version__
+from vivace.cli_bench import COMMANDS
 from vivace.errors import RequestError, VivaceError
 
 
@@ -378,3 +379,7 @@ def bench_engine(
         click.echo(json.dumps(report))
         return
     _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})
+
+
+for command in COMMANDS:
+    bench.add_command(command)
