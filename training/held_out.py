@@ -41,14 +41,23 @@ class Score(NamedTuple):
 
 
 def gather(data: Path | None, tokenizer: Tokenizer, count: int, length: int) -> dict[str, list[Document]]:
-    """`count` held-out documents a set, each cut to `length` tokens."""
-    sets: dict[str, Sequence[Conversation]] = {name: _write(write, count) for name, write in GENERATED.items()}
+    """`count` held-out documents of each generated set, a third as many of each other, these cut to `length` tokens."""
+    generated = {name: _write(write, count) for name, write in GENERATED.items()}
+    documents = {name: [encode(tokenizer, c, ASSISTANT_ONLY) for c in generated[name]] for name in generated}
+    return documents | {
+        name: [_cut(encode(tokenizer, c, ASSISTANT_ONLY), length) for c in conversations]
+        for name, conversations in _read(data, count // 3).items()
+    }
+
+
+def _read(data: Path | None, count: int) -> dict[str, Sequence[Conversation]]:
+    sets: dict[str, Sequence[Conversation]] = {}
     if data is not None:
-        sets |= {name: read_dialogues(data, name, "valid")[: count // 3] for name in DIALOGUES}
+        sets |= {name: read_dialogues(data, name, "valid")[:count] for name in DIALOGUES}
         groups = group(list(read_questions(data, "squadshifts_new_wiki", "valid")))
         draw = Draw("questions")
-        sets["squadshifts_new_wiki"] = [ask(groups, "squadshifts_new_wiki", draw) for _ in range(count // 3)]
-    return {name: [_cut(encode(tokenizer, c, ASSISTANT_ONLY), length) for c in sets[name]] for name in sets}
+        sets["squadshifts_new_wiki"] = [ask(groups, "squadshifts_new_wiki", draw) for _ in range(count)]
+    return sets
 
 
 def _write(write: Callable[[Draw], Conversation], count: int) -> list[Conversation]:

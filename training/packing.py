@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from training.tokenizer import Document, encode
 
 LEAST_ROOM = 24
 """Tokens at a sequence's end not worth another document."""
+MOST_WAITING = 12
+"""Documents drawn to find one that fits; then the sequence stays shorter."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class Sampler:
         return sum(len(self._document(name, draw).tokens) for _ in range(40)) / 40
 
 
-def pack(next_document: Callable[[], Document], sequences: int, length: int, *, masked: bool = False) -> Batch:
-    """Fill `sequences` of `length` tokens with whole documents. What does not fit waits for the next sequence."""
+def pack(next_document: Callable[[], Document], sequences: int, length: int) -> list[list[Document]]:
+    """Fill `sequences` of at most `length` tokens with whole documents. What does not fit waits for the next one."""
     waiting: deque[Document] = deque()
-    return join([_fill(next_document, waiting, length) for _ in range(sequences)], length if masked else None)
+    return [_fill(next_document, waiting, length) for _ in range(sequences)]
 
 
 def _fill(next_document: Callable[[], Document], waiting: deque[Document], length: int) -> list[Document]:
@@ -71,17 +73,16 @@ def _fill(next_document: Callable[[], Document], waiting: deque[Document], lengt
         fits = next((document for document in waiting if len(document.tokens) <= room), None)
         if fits is not None:
             waiting.remove(fits)
-        elif len(waiting) < 12:
+            sequence.append(fits)
+            room -= len(fits.tokens)
+        elif len(waiting) < MOST_WAITING:
             waiting.append(next_document())
-            continue
         else:
             break
-        sequence.append(fits)
-        room -= len(fits.tokens)
     return sequence
 
 
-def join(sequences: list[list[Document]], padded_length: int | None = None) -> Batch:
+def join(sequences: Sequence[Sequence[Document]], padded_length: int | None = None) -> Batch:
     """One row of tokens. With a `padded_length`, every sequence is padded to it and there is a mask."""
     tokens: list[int] = []
     targets: list[int] = []

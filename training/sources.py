@@ -30,6 +30,7 @@ GENERATED: Mapping[str, Source] = {
     "product": product.write_product,
     "shop": shop.write_shop,
     "shop_long": shop.write_long_shop,
+    "shop_short": shop.write_short_shop,
     "small_talk": small_talk.write_small_talk,
 }
 DIALOGUES = ("camrest", "taskmaster4", "synthetic_persona_chat", "multiwoz", "sgd", "cucom_ecommerce", "topical_chat")

@@ -19,7 +19,7 @@ from torch import Tensor
 from training import held_out
 from training.config import Phase, RunConfig
 from training.model import Decoder
-from training.packing import Batch, Sampler, pack
+from training.packing import Batch, Sampler, join, pack
 from training.sources import Source
 from training.tokenizer import Document
 
@@ -102,10 +102,11 @@ class Run:
 
     def _batches(self, index: int, phase: Phase) -> Iterator[Batch]:
         next_document = self.samplers[index].documents(self.progress.step)
-        at_once = self.config.micro_sequences * self.config.phases[0].length // phase.length or phase.sequences
+        sequences = pack(next_document, phase.sequences, phase.length)
+        padded = None if self.device.type == "cpu" else phase.length
+        at_once = self.config.micro_tokens // phase.length or phase.sequences
         for first in range(0, phase.sequences, at_once):
-            count = min(at_once, phase.sequences - first)
-            yield pack(next_document, count, phase.length, masked=self.device.type != "cpu").to(self.device)
+            yield join(sequences[first : first + at_once], padded).to(self.device)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted sum over the tokens that carry loss; only they are projected to the vocabulary."""

@@ -47,6 +47,11 @@ def write_shop(draw: Draw, facts: int = 0) -> Conversation:
     return converse("shop", _ask(draw, stated, min(4, max(1, count))), system)
 
 
+def write_short_shop(draw: Draw) -> Conversation:
+    """A passage of one to three facts, almost all of them asked for: much to copy in few tokens."""
+    return write_shop(draw, draw.random.choice([1, 1, 2, 2, 3]))
+
+
 def write_long_shop(draw: Draw) -> Conversation:
     """A passage of many facts, as long as retrieval would feed."""
     return write_shop(draw, draw.random.choice([4, 6, 8, 12, 18, 26]))

@@ -201,7 +201,7 @@ class Draw:
 
     def value(self, make: Callable[[], str]) -> str:
         """A value of this draw's side. After many tries any value will do: some kinds have few."""
-        for _ in range(60):
+        for _ in range(400):
             value = make()
             if is_held_out(value) == self.held_out:
                 break
