@@ -75,6 +75,8 @@ class RunConfig:
     """Evaluations without a better held-out loss before the run stops early."""
     micro_tokens: int = 0
     """Tokens computed at a time; 0: a whole step's. Gradients of a step are summed."""
+    workers: int = 0
+    """Processes that draw steps ahead; a GPU is faster than one can write."""
 
 
 def _phases(sequences: int, length: int = 512, long: int = 2048) -> tuple[Phase, ...]:
@@ -96,9 +98,10 @@ RUNS: dict[str, RunConfig] = {
     "base": RunConfig(
         DecoderConfig(vocab_size=12_288, hidden_size=512, layers=10, heads=8, kv_heads=4, mlp_size=1408),
         _phases(128),
-        tokens=400_000_000,
+        tokens=160_000_000,
         rate=1.2e-3,
         micro_tokens=32_768,
+        workers=12,
         evaluate_every=250,
         checkpoint_every=500,
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from training.config import Phase
 from training.generate.words import Draw
@@ -58,6 +59,18 @@ class Sampler:
     def _mean_length(self, name: str) -> float:
         draw = Draw(f"{self.seed} {name}")
         return sum(len(self._document(name, draw).tokens) for _ in range(40)) / 40
+
+
+class Steps(Dataset[tuple[int, list[list[Document]]]]):
+    """What a step computes, by its number and that of its phase, so that other processes can draw it ahead."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self.samplers = samplers
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[int, list[list[Document]]]:
+        step, index = where
+        phase = self.samplers[index].phase
+        return index, pack(self.samplers[index].documents(step), phase.sequences, phase.length)
 
 
 def pack(next_document: Callable[[], Document], sequences: int, length: int) -> list[list[Document]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -15,11 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from training import held_out
 from training.config import Phase, RunConfig
 from training.model import Decoder
-from training.packing import Batch, Sampler, join, pack
+from training.packing import Batch, Sampler, Steps, join
 from training.sources import Source
 from training.tokenizer import Document
 
@@ -51,9 +53,9 @@ class Run:
         minutes: float | None = None,
     ) -> None:
         """`minutes` ends the run, its schedule included, by the clock, if that comes before its last token."""
-        self.config, self.model, self.directory, self.seed, self.minutes = config, model, directory, seed, minutes
+        self.config, self.model, self.directory, self.minutes = config, model, directory, minutes
         self.device = model.embed_tokens.weight.device
-        self.samplers = [Sampler(sources, tokenizer, phase, seed) for phase in config.phases]
+        self.steps = Steps([Sampler(sources, tokenizer, phase, seed) for phase in config.phases])
         self.watched = watched
         self.optimizer = make_optimizer(model, config)
         self.progress = Progress()
@@ -64,9 +66,9 @@ class Run:
         self._began = time.monotonic() - 60 * self.progress.minutes
         if not self.progress.step:
             self._evaluate()
+        drawn = iter(self._draw())
         while (share := self.share()) < 1 and self.progress.since_best < self.config.patience:
-            index = find_phase(self.config.phases, share)
-            self._step(index, share)
+            self._step(*next(drawn), share)
             if self.progress.step % self.config.evaluate_every == 0:
                 self._evaluate()
             if self.progress.step % self.config.checkpoint_every == 0:
@@ -80,12 +82,28 @@ class Run:
         by_clock = 0.0 if self.minutes is None else self.progress.minutes / self.minutes
         return max(self.progress.tokens / self.config.tokens, by_clock)
 
-    def _step(self, index: int, share: float) -> None:
-        phase = self.config.phases[index]
+    def _draw(self) -> DataLoader[tuple[int, list[list[Document]]]]:
+        """The steps from here on, each with the index of its phase; workers are a few steps ahead."""
+        workers = self.config.workers
+        context = "fork" if workers else None
+        return DataLoader(
+            self.steps,
+            batch_size=None,
+            sampler=self._plan(),
+            num_workers=workers,
+            multiprocessing_context=context,
+            collate_fn=tuple,  # as it is: the default makes tensors of numbers
+        )
+
+    def _plan(self) -> Iterator[tuple[int, int]]:
+        for step in itertools.count(self.progress.step):
+            yield step, find_phase(self.config.phases, self.share())
+
+    def _step(self, index: int, sequences: Sequence[Sequence[Document]], share: float) -> None:
         rate = self.config.rate * find_rate(share, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batches = list(self._batches(index, phase))
+        batches = list(self._batches(sequences, self.config.phases[index].length))
         total = sum(float(batch.weights.sum()) for batch in batches)
         loss = 0.0
         for batch in batches:
@@ -100,12 +118,10 @@ class Run:
         if self.progress.step % 10 == 0:
             self._log(phase=index, loss=round(loss, 4), rate=round(rate, 7))
 
-    def _batches(self, index: int, phase: Phase) -> Iterator[Batch]:
-        next_document = self.samplers[index].documents(self.progress.step)
-        sequences = pack(next_document, phase.sequences, phase.length)
-        padded = None if self.device.type == "cpu" else phase.length
-        at_once = self.config.micro_tokens // phase.length or phase.sequences
-        for first in range(0, phase.sequences, at_once):
+    def _batches(self, sequences: Sequence[Sequence[Document]], length: int) -> Iterator[Batch]:
+        padded = None if self.device.type == "cpu" else length
+        at_once = self.config.micro_tokens // length or len(sequences)
+        for first in range(0, len(sequences), at_once):
             yield join(sequences[first : first + at_once], padded).to(self.device)
 
     def _loss(self, batch: Batch) -> Tensor:
