@@ -22,7 +22,9 @@ from training import held_out
 from training.config import RUNS
 from training.export import export, load_weights
 from training.generate.words import Draw
+from training.growth import grow
 from training.model import Decoder
+from training.packing import Sampler, join, pack
 from training.sources import Source, open_sources
 from training.tokenizer import read_tokenizer, train_tokenizer
 from training.train import Run
@@ -44,6 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     model = Decoder(config.decoder).to("cuda" if torch.cuda.is_available() else "cpu")
     if options.init:
         load_weights(model, options.init)
+    if options.induction:
+        sampler = Sampler(sources, tokenizer, config.phases[0], options.seed)
+        seen = join(pack(sampler.documents(0), 20_000 // config.phases[0].length, config.phases[0].length))
+        model = grow(model.cpu(), seen, loudness=0.7, strength=0.6).to(model.embed_tokens.weight.device)
+    freeze(model, options.freeze)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", flush=True)
     watched = held_out.gather(options.data, tokenizer, options.watch, config.phases[0].length)
     run = Run(config, model, tokenizer, sources, watched, options.out, seed=options.seed, minutes=options.minutes)
@@ -61,12 +68,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the run's directory")
     parser.add_argument("--data", type=Path, help="the folder with dialogue/, qa/ and instruct/")
     parser.add_argument("--init", type=Path, help="start from this exported checkpoint and its tokenizer")
+    parser.add_argument("--induction", action="store_true", help="add two layers that begin as an induction circuit")
+    parser.add_argument("--freeze", type=int, default=0, help="leave the embedding and so many layers as they are")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--minutes", type=float, help="end by the clock, if that comes first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--watch", type=int, default=48, help="held-out conversations a set")
     return parser.parse_args(arguments)
+
+
+def freeze(model: Decoder, layers: int) -> None:
+    """What is learned on top then cannot spoil what is below, and a step takes less time."""
+    if layers:
+        model.embed_tokens.requires_grad_(False)
+    for layer in list(model.layers)[:layers]:
+        layer.requires_grad_(False)
 
 
 def find_tokenizer(options: argparse.Namespace, sources: Mapping[str, Source], vocab_size: int) -> Tokenizer:

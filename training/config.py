@@ -88,13 +88,13 @@ def _phases(sequences: int, length: int = 512, long: int = 2048) -> tuple[Phase,
     usual = {**DIALOGUE, **TALK, **questions}
     return (
         Phase(0.35, length, sequences, usual | copying),
-        Phase(0.45, length, sequences, usual | reading),
-        Phase(0.20, long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
+        Phase(0.53, length, sequences, usual | reading),
+        Phase(0.12, long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
     )
 
 
 RUNS: dict[str, RunConfig] = {
-    "small": RunConfig(DecoderConfig(), _phases(2), tokens=40_000_000, rate=8e-4, evaluate_every=200),
+    "small": RunConfig(DecoderConfig(), _phases(2), tokens=40_000_000, rate=8e-4, evaluate_every=150),
     "base": RunConfig(
         DecoderConfig(vocab_size=12_288, hidden_size=512, layers=10, heads=8, kv_heads=4, mlp_size=1408),
         _phases(128),

@@ -26,9 +26,8 @@ from training.tokenizer import render
 
 LENGTH = 512
 """Tokens of a dialogue that count for its perplexity."""
-CHARACTERS = 6 * LENGTH
-"""Enough for so many tokens."""
 LONGEST_REPLY = 128
+SPLITS = ("valid", "test")
 
 HELD_OUT: Mapping[str, Callable[[Draw], Conversation]] = {
     "shop": shop.write_single,
@@ -48,34 +47,38 @@ class Answers(NamedTuple):
 
 def find_perplexity(llm: vivace.LLM, dialogues: Sequence[Conversation]) -> float:
     """Over the first tokens of every rendered dialogue, whoever speaks, the template's own tokens too."""
-    texts = [render(dialogue)[:CHARACTERS] for dialogue in dialogues]
+    texts = [cut(llm, render(dialogue)) for dialogue in dialogues]
     answers = llm.generate_many(texts, max_tokens=1, prompt_logprobs=True)
     scores = [score for answer in answers for score in (answer.prompt_logprobs or [])[: LENGTH - 1]]
     return math.exp(-sum(scores) / len(scores))
 
 
-def answer_questions(llm: vivace.LLM, records: Sequence[Mapping[str, Any]]) -> Answers:
-    """Exact match and F1 of SQuAD (Rajpurkar et al., 2016), the passage as system message."""
+def cut(llm: vivace.LLM, text: str) -> str:
+    """A beginning of a little more than the tokens that count: the last one may be of half a word."""
+    length = 3 * LENGTH
+    while length < len(text) and len(llm.model.tokenizer.encode(text[:length])) <= LENGTH:
+        length += LENGTH // 4
+    return text[:length]
+
+
+def answer_questions(llm: vivace.LLM, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Short answers, the passage as system message."""
     prompts = [
         [{"role": "system", "content": record["context"]}, {"role": "user", "content": record["question"]}]
         for record in records
     ]
-    replies = [answer.text for answer in llm.generate_many(prompts, max_tokens=40, temperature=0.0)]
-    return grade(replies, records)
-
-
-def answer_trivially(records: Sequence[Mapping[str, Any]]) -> Answers:
-    """The baseline: the passage's sentence that shares most words with the question."""
-    return grade([find_sentence(record["context"], record["question"]) for record in records], records)
+    return [answer.text for answer in llm.generate_many(prompts, max_tokens=40, temperature=0.0)]
 
 
 def find_sentence(passage: str, question: str) -> str:
+    """The baseline: the passage's sentence that shares most words with the question."""
     asked = set(normalise(question).split())
     sentences = re.split(r"(?<=[.!?])\s+", passage)
     return max(sentences, key=lambda sentence: len(asked & set(normalise(sentence).split())))
 
 
 def grade(replies: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Answers:
+    """Exact match and F1 of SQuAD (Rajpurkar et al., 2016), each against the nearest gold answer."""
     pairs = list(zip(replies, records, strict=True))
     exact = [max(normalise(reply) == normalise(gold) for gold in record["answers"]) for reply, record in pairs]
     f1 = [max(find_f1(reply, gold) for gold in record["answers"]) for reply, record in pairs]
@@ -123,22 +126,27 @@ def find_repeats(replies: Sequence[Sequence[int]]) -> float:
     return (total - distinct) / max(1, total)
 
 
-def measure(llm: vivace.LLM, data: Path | None, count: int) -> dict[str, Any]:
-    """All figures of one loaded model; `count` generated conversations a kind."""
+def measure(
+    llm: vivace.LLM, data: Path | None, count: int, splits: Sequence[str] = ("valid", "test")
+) -> dict[str, Any]:
+    """All figures of one loaded model; `count` generated conversations a kind; perplexity on these splits."""
     draws = {name: Draw(f"test {name}", held_out=True) for name in HELD_OUT}
     generated = {name: [write(draws[name]) for _ in range(count)] for name, write in HELD_OUT.items()}
     figures: dict[str, Any] = {"generated": {name: reproduce(llm, sets) for name, sets in generated.items()}}
     if data is None:
         return figures
-    for split in ("valid", "test"):
-        sets = {name: read_dialogues(data, name, split) for name in DIALOGUES}
-        figures[f"perplexity {split}"] = {name: find_perplexity(llm, sets[name][:60]) for name in sets}
-    openings = [dialogue.messages[0].content for name in sets for dialogue in sets[name][:20]]
+    for split in splits:
+        sets = {name: read_dialogues(data, name, split)[:60] for name in DIALOGUES}
+        figures[f"perplexity {split}"] = {name: find_perplexity(llm, sets[name]) for name in sets}
+    tests = [read_dialogues(data, name, "test")[:20] for name in DIALOGUES]
+    openings = [dialogue.messages[0].content for dialogues in tests for dialogue in dialogues]
     figures["replies"] = reply(llm, openings)
     records = read_questions(data, "squadshifts_new_wiki", "test")
-    figures["squadshifts first 150"] = answer_questions(llm, records[:150])._asdict()
-    figures["squadshifts"] = answer_questions(llm, records)._asdict()
-    figures["squadshifts trivial"] = answer_trivially(records)._asdict()
+    answers = answer_questions(llm, records)
+    trivial = [find_sentence(record["context"], record["question"]) for record in records]
+    figures["squadshifts"] = grade(answers, records)._asdict()
+    figures["squadshifts, first 150"] = grade(answers[:150], records[:150])._asdict()
+    figures["squadshifts, trivial baseline"] = grade(trivial, records)._asdict()
     return figures
 
 
@@ -148,12 +156,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--quantize", nargs="+", default=["none"])
     parser.add_argument("--count", type=int, default=200, help="generated conversations a kind")
+    parser.add_argument("--splits", nargs="+", default=SPLITS, help="for perplexity")
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     options = parser.parse_args()
     figures = {}
     for quantize in options.quantize:
         with vivace.load(options.model, quantize=quantize, max_sequences=64) as llm:
-            figures[quantize] = measure(llm, options.data, options.count)
+            figures[quantize] = measure(llm, options.data, options.count, options.splits)
         print(quantize, json.dumps(figures[quantize], indent=2), flush=True)
         if options.out:
             options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

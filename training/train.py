@@ -164,8 +164,8 @@ class Run:
 
 def make_optimizer(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, 2019); norms do not decay."""
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    norms = [p for p in model.parameters() if p.dim() != 2]
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() == 2]
+    norms = [p for p in model.parameters() if p.requires_grad and p.dim() != 2]
     groups = [{"params": matrices}, {"params": norms, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, config.rate, config.betas, weight_decay=config.weight_decay, fused=True)
 

@@ -14,7 +14,7 @@ from tests.training.data_folder import write_data
 from training.conversation import converse
 from training.evaluate import (
     LENGTH,
-    answer_trivially,
+    cut,
     find_f1,
     find_perplexity,
     find_repeats,
@@ -53,7 +53,12 @@ def test_answers_are_compared_as_squad_compares_them() -> None:
 
 def test_the_trivial_answer_is_the_sentence_closest_to_the_question() -> None:
     assert find_sentence(RECORD["context"], RECORD["question"]) == "The shop opens at nine."  # type: ignore[arg-type]
-    assert answer_trivially([RECORD]) == (0.0, pytest.approx(2 / 3))
+
+
+def test_a_text_is_cut_to_a_little_more_than_the_tokens_that_count(llm: vivace.LLM) -> None:
+    text = "good day " * 200
+    assert LENGTH < len(llm.model.tokenizer.encode(cut(llm, text))) < 4 * LENGTH
+    assert cut(llm, "short") == "short"
 
 
 def test_repeats_are_the_grams_that_stood_in_the_same_reply_before() -> None:
@@ -84,4 +89,4 @@ def test_all_figures_are_measured_and_without_data_the_generated_ones(llm: vivac
     write_data(tmp_path, turns=1)
     assert measure(llm, None, 1).keys() == {"generated"}
     figures = measure(llm, tmp_path, 1)
-    assert {"perplexity valid", "perplexity test", "replies", "squadshifts", "squadshifts trivial"} <= figures.keys()
+    assert {"perplexity valid", "perplexity test", "replies", "squadshifts"} <= figures.keys()
