@@ -68,7 +68,8 @@ class Run:
             self._evaluate()
         drawn = iter(self._draw())
         while (share := self.share()) < 1 and self.progress.since_best < self.config.patience:
-            self._step(*next(drawn), share)
+            index, sequences = next(drawn)
+            self._step(index, sequences, share)
             if self.progress.step % self.config.evaluate_every == 0:
                 self._evaluate()
             if self.progress.step % self.config.checkpoint_every == 0:
