@@ -88,8 +88,8 @@ def _phases(sequences: int, length: int = 512, long: int = 2048) -> tuple[Phase,
     usual = {**DIALOGUE, **TALK, **questions}
     return (
         Phase(0.35, length, sequences, usual | copying),
-        Phase(0.53, length, sequences, usual | reading),
-        Phase(0.12, long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
+        Phase(0.45, length, sequences, usual | reading),
+        Phase(0.20, long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
     )
 
 
