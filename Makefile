@@ -16,8 +16,8 @@ slow: .venv/develop.stamp  ## the long tests
 	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGUMENTS)
 
 check: .venv/develop.stamp  ## lint and types
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks training
+	$(BIN)/ruff format --check src tests benchmarks training
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
