@@ -149,7 +149,7 @@ def _describe_event(operation: _Operation, references: Mapping[type, Any]) -> di
     return {
         "type": "object",
         "description": "With `stream`: one server-sent event.",
-        "properties": {"event": {"type": "string"}, "data": data},
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": [data, {"const": "[DONE]"}]}},
         "required": ["data"],
     }
 
