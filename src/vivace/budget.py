@@ -6,7 +6,93 @@ one request's times turned out to be. All instants are seconds of one monotonic 
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
+from enum import StrEnum
+
+from vivace.errors import ConfigError
+
+_UNITS = {"ms": 1.0, "s": 1000.0, "": 1.0}
+_NAMES = {"ttft": "ttft_ms", "tpot": "tpot_ms", "total": "total_ms", "e2e": "total_ms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most a request may take, in milliseconds; infinity where nothing is asked."""
+
+    ttft_ms: float = math.inf
+    """From the request's first byte to its first token."""
+    tpot_ms: float = math.inf
+    """A token after the first, on the average of the answer."""
+    total_ms: float = math.inf
+    """From the request's first byte to the answer's last."""
+
+    def __bool__(self) -> bool:
+        return min(self.ttft_ms, self.tpot_ms, self.total_ms) < math.inf
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name[:-3]} {value:g} ms" for name, value in self.as_dict().items())
+
+    def as_dict(self) -> dict[str, float]:
+        """What is limited, and to what."""
+        found = {"ttft_ms": self.ttft_ms, "tpot_ms": self.tpot_ms, "total_ms": self.total_ms}
+        return {name: value for name, value in found.items() if value < math.inf}
+
+    def tighten(self, other: Budget) -> Budget:
+        """The tighter of the two in each part."""
+        return Budget(
+            min(self.ttft_ms, other.ttft_ms), min(self.tpot_ms, other.tpot_ms), min(self.total_ms, other.total_ms)
+        )
+
+    def deadline(self, arrived: float) -> Deadline:
+        """This budget for a request whose first byte came at the instant `arrived`."""
+        return Deadline(arrived + self.ttft_ms / 1000, arrived + self.total_ms / 1000, self.tpot_ms / 1000)
+
+    def kept_by(self, timeline: Timeline, tokens: int) -> bool:
+        """Whether an answer of so many tokens kept it. One token has no time per further token."""
+        first_ms = timeline.preprocess_ms + timeline.queue_ms + timeline.prefill_ms
+        per_token_ms = timeline.decode_ms / (tokens - 1) if tokens > 1 else 0.0
+        return first_ms <= self.ttft_ms and per_token_ms <= self.tpot_ms and timeline.total_ms <= self.total_ms
+
+
+NO_BUDGET = Budget()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A budget made absolute for one request: instants in seconds, infinity where nothing is asked."""
+
+    first: float = math.inf
+    """Of the first token."""
+    total: float = math.inf
+    """Of the last byte."""
+    tpot_s: float = math.inf
+    """Between tokens, on the average."""
+
+
+class OnDeadline(StrEnum):
+    """What becomes of an answer whose total deadline comes before its end."""
+
+    FAIL = "fail"
+    TRUNCATE = "truncate"
+
+
+def parse_budget(text: str) -> Budget:
+    """`ttft=200ms tpot=20ms total=2s`, parted by spaces, commas or semicolons. Raises `ConfigError`."""
+    found: dict[str, float] = {}
+    for part in filter(None, re.split(r"[,;\s]+", text)):
+        match = re.fullmatch(r"(ttft|tpot|total|e2e)(?:_ms)?[=:<]([0-9.]+)(ms|s)?", part)
+        try:
+            value = float(match[2]) * _UNITS[match[3] or ""] if match else 0.0
+        except ValueError:
+            value = 0.0
+        if not match or not 0 < value < math.inf or _NAMES[match[1]] in found:
+            raise ConfigError(f"{part[:50]!r} is no limit. Write a budget such as ttft=200ms,tpot=20ms,total=2s.")
+        found[_NAMES[match[1]]] = value
+    if not found:
+        raise ConfigError("The budget is empty. Write one such as ttft=200ms,tpot=20ms,total=2s.")
+    return Budget(**found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,10 +106,10 @@ def _build(url: str, options: dict[str, Any]) -> Experiment:
     import msgspec
 
     from vivace.bench.experiment import Experiment
-    from vivace.bench.limits import Limits, parse_budget
     from vivace.bench.presets import find_preset
     from vivace.bench.schedule import Load
     from vivace.bench.workload import Workload, parse_lengths, read_lines, read_trace
+    from vivace.budget import Budget, parse_budget
 
     preset = find_preset(options["preset"]) if options["preset"] else None
     chat = not options["completions"]
@@ -148,7 +148,7 @@ def _build(url: str, options: dict[str, Any]) -> Experiment:
         url=url,
         workload=workload,
         load=load,
-        limits=parse_budget(budget) if budget else Limits(),
+        limits=parse_budget(budget) if budget else Budget(),
         needed=options["attain"] or (preset.needed if preset else 0.99),
         warmup=options["warmup"],
         processes=options["processes"],

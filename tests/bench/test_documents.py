@@ -19,7 +19,7 @@ from vivace.bench.documents import (
     sweep_document,
     write_document,
 )
-from vivace.bench.limits import Limits
+from vivace.budget import Budget
 from vivace.errors import ConfigError
 
 
@@ -55,11 +55,11 @@ def test_statuses_are_what_ci_reads() -> None:
     assert exit_status(describe_run(n=20)) == 0
     assert exit_status(describe_run(n=20, failed=2)) == 1
     assert exit_status(describe_run(n=20, failed=20)) == 1
-    assert exit_status(describe_run(limits=Limits(ttft_ms=500))) == 0
-    missed = describe_run(limits=Limits(ttft_ms=40))
+    assert exit_status(describe_run(limits=Budget(ttft_ms=500))) == 0
+    missed = describe_run(limits=Budget(ttft_ms=40))
     assert exit_status(missed) == 99
     assert exit_status(change(missed, valid=False)) == 3
-    assert exit_status(change(describe_run(limits=Limits(ttft_ms=500)), valid=False)) == 0
+    assert exit_status(change(describe_run(limits=Budget(ttft_ms=500)), valid=False)) == 0
     assert exit_status(describe_run() | {"stopped_early": "gone"}) == 1
     assert compare_status(describe_comparison()) == 4
     assert find_max_status(describe_search()) == 0
@@ -67,7 +67,7 @@ def test_statuses_are_what_ci_reads() -> None:
 
 
 def test_texts_say_what_the_numbers_say() -> None:
-    text = print_run(describe_run(n=100, failed=3, limits=Limits(ttft_ms=40)))
+    text = print_run(describe_run(n=100, failed=3, limits=Budget(ttft_ms=40)))
     assert "MISSED" in text
     assert "3 x timeout" in text
     assert "662" in text

@@ -18,9 +18,9 @@ import pytest
 from tests.bench.servers import END, EVENT_HEAD, Asked, answer_well, piece, serving, usage
 from vivace.bench.calibrate import calibrate, null_server
 from vivace.bench.experiment import Experiment, make_plans, prepare, run
-from vivace.bench.limits import Limits
 from vivace.bench.schedule import Load
 from vivace.bench.workload import Line, Workload, parse_lengths
+from vivace.budget import Budget
 from vivace.errors import ConfigError
 
 WORKLOAD = Workload(model="null", output_tokens=parse_lengths("6"))
@@ -33,7 +33,7 @@ def measure(url: str, load: Load, **more: Any) -> dict[str, Any]:
 
 def test_a_server_of_known_delays_is_found_to_have_them() -> None:
     with null_server("--ttft-ms", "30", "--tpot-ms", "4") as url:
-        document = measure(url, Load(concurrency=2, requests=40), limits=Limits(ttft_ms=500))
+        document = measure(url, Load(concurrency=2, requests=40), limits=Budget(ttft_ms=500))
     assert document["requests"] == {"offered": 40, "answered": 40, "refused": 0, "failed": 0, "errors": []}
     assert 30 <= document["ttft_ms"]["p50"] < 60
     assert 50 <= document["e2e_ms"]["p50"] < 90
@@ -83,7 +83,7 @@ def test_refusals_count_against_the_budget() -> None:
             await answer_well(asked, writer)
 
     with serving(behave) as server:
-        document = measure(server.url, Load(concurrency=1, requests=20), limits=Limits(ttft_ms=1e4), warmup=0)
+        document = measure(server.url, Load(concurrency=1, requests=20), limits=Budget(ttft_ms=1e4), warmup=0)
     assert document["requests"]["refused"] == 10
     assert document["budget"]["attainment"] == 0.5
     assert document["budget"]["verdict"] == "missed"

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from vivace.bench.limits import parse_budget
 from vivace.bench.presets import PRESETS, find_preset
 from vivace.bench.schedule import ARRIVALS
 from vivace.bench.workload import parse_lengths
+from vivace.budget import parse_budget
 from vivace.errors import ConfigError
 
 

@@ -15,12 +15,12 @@ from tests.bench.test_summary import measure, observe
 from vivace.bench.compare import compare
 from vivace.bench.documents import sweep_document
 from vivace.bench.experiment import Experiment, describe_environment
-from vivace.bench.limits import NO_LIMITS, Limits
 from vivace.bench.report import render
 from vivace.bench.schedule import Load
 from vivace.bench.search import Highest, Trial
 from vivace.bench.summary import raw_arrays, summarize_run
 from vivace.bench.workload import Workload
+from vivace.budget import NO_BUDGET, Budget
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 EVIL = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
 
 
-def describe_run(*, failed: int = 0, limits: Limits = NO_LIMITS, rate: float = 50.0, n: int = 700) -> dict[str, Any]:
+def describe_run(*, failed: int = 0, limits: Budget = NO_BUDGET, rate: float = 50.0, n: int = 700) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     from vivace.bench.experiment import describe
@@ -60,14 +60,14 @@ def describe_search(low: float = 3.0) -> dict[str, Any]:
     from vivace.bench.documents import find_max_document
 
     trials = (Trial(3.0, bool(low), True, 99, 100, 1.0), Trial(4.0, False, False, 80, 100, 1.0))
-    experiment = Experiment("http://h/v1", Workload(model="m"), Load(rate=1, duration_s=1), Limits(ttft_ms=5))
+    experiment = Experiment("http://h/v1", Workload(model="m"), Load(rate=1, duration_s=1), Budget(ttft_ms=5))
     return find_max_document(experiment, Highest(low, 4.0, trials))
 
 
 PAGES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "run": (describe_run, "First token in"),
-    "kept": (lambda: describe_run(limits=Limits(ttft_ms=500)), "Budget kept"),
-    "missed": (lambda: describe_run(limits=Limits(ttft_ms=40)), "Budget missed"),
+    "kept": (lambda: describe_run(limits=Budget(ttft_ms=500)), "Budget kept"),
+    "missed": (lambda: describe_run(limits=Budget(ttft_ms=40)), "Budget missed"),
     "failed": (lambda: describe_run(failed=20), "20 requests failed"),
     "nothing answered": (lambda: describe_run(failed=5, n=5), "5 requests failed"),
     "sweep": (lambda: sweep_document([describe_run(), describe_run(rate=20.0)]), "Up to"),

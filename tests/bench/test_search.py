@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from vivace.bench.calibrate import null_server
 from vivace.bench.experiment import Experiment
-from vivace.bench.limits import Limits
 from vivace.bench.schedule import Load
 from vivace.bench.search import Trial, find_max, patience_s, try_rate
 from vivace.bench.workload import Workload, parse_lengths
+from vivace.budget import Budget
 
 
 def trial(rate: float, kept: bool, valid: bool = True) -> Trial:
@@ -52,7 +52,7 @@ def test_a_client_that_cannot_keep_up_ends_the_search_with_what_is_known() -> No
 def test_a_rate_is_tried_over_http(ttft_ms: float, kept: bool) -> None:
     workload = Workload(model="null", output_tokens=parse_lengths("2"))
     with null_server("--ttft-ms", "20") as url:
-        limits = Limits(ttft_ms=ttft_ms)
+        limits = Budget(ttft_ms=ttft_ms)
         experiment = Experiment(url, workload, Load(rate=1, duration_s=1), limits, 0.7, calibrated=False)
         found = try_rate(experiment, None, 40.0, 1.0, 1.0)
     assert found.kept is kept
@@ -60,6 +60,6 @@ def test_a_rate_is_tried_over_http(ttft_ms: float, kept: bool) -> None:
 
 
 def test_a_request_is_not_waited_for_long_after_it_missed_the_budget() -> None:
-    limits = Limits(ttft_ms=100, tpot_ms=10)
+    limits = Budget(ttft_ms=100, tpot_ms=10)
     experiment = Experiment("http://h/v1", Workload(model="m"), Load(rate=1, duration_s=1), limits)
     assert patience_s(experiment) == 2.0

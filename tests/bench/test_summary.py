@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.bench.limits import NO_LIMITS, Limits
+from vivace.bench.limits import is_kept
 from vivace.bench.observation import Observation
 from vivace.bench.processes import Measured
 from vivace.bench.schedule import Load
 from vivace.bench.summary import check_client, raw_arrays, summarize_run, waiting_client
 from vivace.bench.worker import Outcome
+from vivace.budget import NO_BUDGET, Budget
 
 OPEN = Load(rate=10, requests=1)
 
@@ -42,7 +43,7 @@ def measure(*seen: Observation, lags_ms: list[float] | None = None, cpu_s: float
     return Measured((outcome,), "")
 
 
-def summarize(*seen: Observation, load: Load = OPEN, limits: Limits = NO_LIMITS) -> dict[str, Any]:
+def summarize(*seen: Observation, load: Load = OPEN, limits: Budget = NO_BUDGET) -> dict[str, Any]:
     return summarize_run(measure(*seen), load, limits, 0.99, None, 0)
 
 
@@ -102,7 +103,7 @@ def test_without_a_stall_a_waiting_client_sees_the_service_times() -> None:
 def test_attainment_is_of_all_that_were_offered() -> None:
     good = [observe(i) for i in range(8)]
     bad = [observe(8, error="refused", first=0.0), observe(9, first=0.5, last=0.6)]
-    budget = summarize(*good, *bad, limits=Limits(ttft_ms=200))["budget"]
+    budget = summarize(*good, *bad, limits=Budget(ttft_ms=200))["budget"]
     assert (budget["kept"], budget["offered"]) == (8, 10)
     assert budget["verdict"] == "missed"
 
@@ -110,20 +111,20 @@ def test_attainment_is_of_all_that_were_offered() -> None:
 @pytest.mark.parametrize(
     ("limits", "kept"),
     [
-        (Limits(ttft_ms=100.1), True),
-        (Limits(ttft_ms=99), False),
-        (Limits(total_ms=299), False),
-        (Limits(tpot_ms=100.1), True),
-        (Limits(tpot_ms=99), False),
+        (Budget(ttft_ms=100.1), True),
+        (Budget(ttft_ms=99), False),
+        (Budget(total_ms=299), False),
+        (Budget(tpot_ms=100.1), True),
+        (Budget(tpot_ms=99), False),
     ],
 )
-def test_each_limit_is_held_to(limits: Limits, kept: bool) -> None:
-    assert limits.kept_by(observe(tokens=3)) is kept
+def test_each_limit_is_held_to(limits: Budget, kept: bool) -> None:
+    assert is_kept(limits, observe(tokens=3)) is kept
 
 
 def test_a_limit_on_what_is_not_known_is_missed_and_on_what_is_not_there_is_kept() -> None:
-    assert not Limits(tpot_ms=1e6).kept_by(observe(tokens=None))
-    assert Limits(tpot_ms=1e-6).kept_by(observe(tokens=1))
+    assert not is_kept(Budget(tpot_ms=1e6), observe(tokens=None))
+    assert is_kept(Budget(tpot_ms=1e-6), observe(tokens=1))
 
 
 def test_tokens_that_came_after_the_end_are_not_throughput() -> None:

@@ -21,7 +21,6 @@ import uvloop
 
 from vivace.bench.calibrate import Calibration, calibrate
 from vivace.bench.client import ConnectionPool, Reply, encode_request, parse_url
-from vivace.bench.limits import NO_LIMITS, Limits
 from vivace.bench.observation import Observation
 from vivace.bench.probe import Found, probe
 from vivace.bench.processes import Measured, OnProgress, run_plans
@@ -30,6 +29,7 @@ from vivace.bench.schedule import Load, fix_times
 from vivace.bench.summary import raw_arrays, summarize_run
 from vivace.bench.worker import Plan, Stage
 from vivace.bench.workload import Workload
+from vivace.budget import NO_BUDGET, Budget
 from vivace.errors import ConfigError
 
 FORMAT = 1
@@ -46,7 +46,7 @@ class Experiment:
     url: str
     workload: Workload
     load: Load
-    limits: Limits = NO_LIMITS
+    limits: Budget = NO_BUDGET
     needed: float = 0.99
     """The share of requests that is to keep the limits."""
     warmup: int = 8

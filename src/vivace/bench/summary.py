@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from vivace.bench.calibrate import Calibration
-from vivace.bench.limits import Limits, attain
+from vivace.bench.limits import attain
 from vivace.bench.observation import REFUSED, Observation
 from vivace.bench.processes import Measured
 from vivace.bench.schedule import Load
 from vivace.bench.stats import highest_supported, quantile, share_interval, summarize
 from vivace.bench.worker import Outcome
+from vivace.budget import Budget
 
 CLIENT_SHARE = 0.10
 """A run of whose tail the client explains more than this is no measurement of the server."""
@@ -34,7 +35,7 @@ Figures = dict[str, Any]
 
 
 def summarize_run(
-    measured: Measured, load: Load, limits: Limits, needed: float, calibration: Calibration | None, seed: int
+    measured: Measured, load: Load, limits: Budget, needed: float, calibration: Calibration | None, seed: int
 ) -> Figures:
     """Everything that is computed from one run's observations."""
     seen = measured.observations
