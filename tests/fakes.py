@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from vivace.batch import BLOCK_SIZE, Batch, Logprobs, Row, RunnerLimits, Sampling, StepResult, Want
+from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.constraint import Constraint
-from vivace.engine.request import Request
+from vivace.engine.request import DEFAULT_PRIORITY, Request
 
 LIMITS = RunnerLimits(slots=8, blocks=64, max_batch_tokens=64, context_length=512, vocab_size=101)
 
@@ -141,6 +142,10 @@ def make_request(
     cache_salt: str = "",
     score_prompt: bool = False,
     constraint: Constraint | None = None,
+    budget: Budget = NO_BUDGET,
+    priority: int = DEFAULT_PRIORITY,
+    on_deadline: OnDeadline = OnDeadline.FAIL,
+    expected_tokens: int = 0,
 ) -> Request:
     """A greedy request, where nothing else is said."""
     return Request(
@@ -153,6 +158,10 @@ def make_request(
         cache_salt,
         score_prompt,
         constraint,
+        budget=budget,
+        priority=priority,
+        on_deadline=on_deadline,
+        expected_tokens=expected_tokens,
     )
 
 

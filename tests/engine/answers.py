@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.fakes import LIMITS, EveryOther, FakeRunner, reference_logprobs, reference_tokens
 from vivace.batch import Logprobs, RunnerLimits
+from vivace.engine.cost import CostModel
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import SchedulerConfig
@@ -24,8 +25,8 @@ class Answer:
         return self.last.finish_reason if self.last else None
 
 
-def make_engine(runner: FakeRunner, config: SchedulerConfig | None = None) -> Engine:
-    return Engine(runner, config, runner.clock)
+def make_engine(runner: FakeRunner, config: SchedulerConfig | None = None, cost: CostModel | None = None) -> Engine:
+    return Engine(runner, config, runner.clock, cost)
 
 
 def gather(answers: dict[str, Answer], event: StepEvent) -> None:

@@ -69,7 +69,7 @@ class Wire(EngineThread):
     def _rewrite(self, message: Any) -> Any:
         kind: Any = list[Update] if isinstance(message, list) else type(message)
         self.sent["event" if isinstance(message, list) else type(message).__name__] += 1
-        return msgspec.json.decode(msgspec.json.encode(message), type=kind)
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=kind)
 
 
 def compile_every_other(grammar: Grammar) -> Constraint:

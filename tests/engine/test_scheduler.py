@@ -37,7 +37,7 @@ class Bench:
         request = make_request(id, prompt, max_tokens, sampling, cache_salt=salt, score_prompt=score_prompt)
         sequence = Sequence(request, self.arrivals, self.limits.context_length)
         self.arrivals += 1
-        self.scheduler.add(sequence)
+        self.scheduler.add(sequence, 0.0)
         return sequence
 
     def plan(self) -> Plan:
@@ -282,7 +282,7 @@ def test_with_room_for_one_full_sequence_everyone_finishes_and_the_oldest_is_nev
     bound = sum(blocks_for(s.end) * 16 + s.end for s in sequences) * 2
     steps = 0
     while bench.scheduler.running or bench.scheduler.waiting:
-        oldest = min([*bench.scheduler.running.values(), *bench.scheduler.waiting.values()], key=lambda s: s.arrival)
+        oldest = min([*bench.scheduler.running.values(), *bench.scheduler.waiting], key=lambda s: s.arrival)
         before = oldest.computed
         bench.step()
         assert oldest.computed > before or len(oldest.tokens) >= oldest.end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,9 @@ import pytest
 from tests.engine.answers import Answer, expected, expected_logprobs, gather, last_update, make_engine
 from tests.fakes import EveryOther, FakeRunner, PlantedError, make_request, reference_scores
 from vivace.batch import Batch, RunnerLimits, Sampling
+from vivace.budget import NO_BUDGET, Budget, OnDeadline
+from vivace.engine.cost import CostModel, StepCost
+from vivace.engine.policy import POLICIES
 from vivace.engine.request import FinishReason, Request
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import QueueFullError
@@ -36,7 +40,15 @@ class Storm:
             vocab_size=50,
         )
         self.runner = FakeRunner(self.limits, pass_ms=0.25, on_launch=self.meddle, on_pass=self.maybe_interrupt)
-        self.engine = make_engine(self.runner, SchedulerConfig(max_waiting=12, max_burst_steps=self.rng.choice((1, 8))))
+        config = SchedulerConfig(
+            max_waiting=12,
+            max_burst_steps=self.rng.choice((1, 8)),
+            policy=self.rng.choice(list(POLICIES)),
+            ageing_ms=self.rng.choice((1.0, 5000.0)),
+            max_step_ms=self.rng.choice((0.3, 50.0)),
+        )
+        known = CostModel(StepCost(*(self.rng.choice((0.0, 0.01, 0.2)) for _ in range(4))))
+        self.engine = make_engine(self.runner, config, self.rng.choice((None, known)))
         self.under_way: dict[str, Request] = {}
         self.answers: dict[str, Answer] = {}
         self.seen: Counter[str] = Counter()
@@ -84,12 +96,22 @@ class Storm:
             cache_salt=rng.choice(("", "", "s")),
             score_prompt=rng.random() < 0.1,
             constraint=constraint,
+            budget=self.draw_budget() if rng.random() < 0.4 else NO_BUDGET,
+            priority=rng.choice((0, 5, 5, 9)),
+            on_deadline=rng.choice(list(OnDeadline)),
+            expected_tokens=rng.choice((0, 0, 5)),
         )
         try:
             self.engine.add(request)
         except QueueFullError:
             return
         self.under_way[id] = request
+
+    def draw_budget(self) -> Budget:
+        def limit(*choices: float) -> float:
+            return self.rng.choice((math.inf, *choices))
+
+        return Budget(limit(0.01, 2.0, 10.0), limit(0.1, 0.5), limit(0.01, 5.0, 20.0, 100.0))
 
     def draw_constraint(self) -> EveryOther:
         fail_at = self.rng.choice((None, None, self.rng.randrange(20)))
@@ -111,7 +133,9 @@ class Storm:
             assert answer.tokens == due
         else:
             assert answer.tokens == due[: len(answer.tokens)]
-            assert answer.reason is FinishReason.ABORT or "PlantedError" in last_update(answer).error
+            ended = answer.reason in (FinishReason.ABORT, FinishReason.DEADLINE)
+            assert ended or "PlantedError" in last_update(answer).error
+            assert request.budget or answer.reason is not FinishReason.DEADLINE
         assert answer.logprobs == expected_logprobs(request, answer.tokens, self.limits.vocab_size)
         if request.score_prompt and answer.tokens:
             assert answer.scores == reference_scores(request.prompt)
@@ -119,7 +143,8 @@ class Storm:
         assert timeline is not None
         self.seen["logprobs"] += answer.logprobs is not None
         self.seen["constraint failures"] += "The constraint" in last_update(answer).error
-        if answer.reason is not FinishReason.ABORT and "mask 0" not in last_update(answer).error:
+        in_a_step = answer.reason not in (FinishReason.ABORT, FinishReason.DEADLINE)
+        if in_a_step and "mask 0" not in last_update(answer).error:
             # those may end in the middle of a step, and before any
             assert timeline.total_ms == pytest.approx((self.runner.clock() - request.arrived) * 1000, abs=1e-6)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from vivace.batch import BLOCK_SIZE, Logprobs, Row, Runner, RunnerLimits, StepResult, Want
 from vivace.engine.constraint import ask_mask
+from vivace.engine.cost import CostModel, StepCost, count_work
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
 from vivace.engine.sequence import Phase, Sequence
@@ -44,13 +45,20 @@ class EngineStats:
     failed_steps: int
     tokens: int
     """Generated."""
+    expired: int
+    """Requests that their deadline ended."""
+    cost: StepCost | None
+    """What steps cost, where a cost model learns it."""
+    cost_error: float
+    """Of its predictions: the mean share of a step's time by which they are off."""
 
 
 class Engine:
     """Continuous batching over one runner.
 
-    `clock` gives monotonic seconds, of the same clock as `Request.arrived`. Raises `ConfigError` when the runner
-    has no room for anything.
+    `clock` gives monotonic seconds, of the same clock as `Request.arrived`. `cost` learns from every step, and lets
+    steps keep running streams' deadlines; without it, deadlines only order and end requests. Raises `ConfigError` when
+    the runner has no room for anything.
     """
 
     def __init__(
@@ -58,16 +66,18 @@ class Engine:
         runner: Runner,
         config: SchedulerConfig | None = None,
         clock: abc.Callable[[], float] = time.monotonic,
+        cost: CostModel | None = None,
     ) -> None:
         self._runner = runner
         self._limits = _check_limits(runner.limits)
         self._config = config or SchedulerConfig()
         self._clock = clock
-        self._scheduler = Scheduler(self._limits, self._config)
+        self._cost = cost
+        self._scheduler = Scheduler(self._limits, self._config, cost)
         self._sequences: dict[str, Sequence] = {}
         self._event: StepEvent = []
         self._requests = self._steps = self._passes = self._tokens = 0
-        self._failed_steps = self._failures_in_a_row = 0
+        self._failed_steps = self._failures_in_a_row = self._expired = 0
 
     @property
     def has_work(self) -> bool:
@@ -89,7 +99,7 @@ class Engine:
         sequence = Sequence(request, self._requests, self._limits.context_length)
         self._requests += 1
         self._sequences[request.id] = sequence
-        self._scheduler.add(sequence)
+        self._scheduler.add(sequence, self._clock())
         if request.constraint is not None:
             self._consult_constraint(sequence, None)
 
@@ -116,7 +126,11 @@ class Engine:
         Raises `EngineError` when the runner has failed too often in a row; a single failed step ends only the
         requests that were in it.
         """
-        plan = self._scheduler.schedule(self._clock())
+        now = self._clock()
+        for sequence in self._scheduler.take_expired(now):
+            self._expired += 1
+            self._finish(sequence, FinishReason.DEADLINE, now, [])
+        plan = self._scheduler.schedule(now)
         if plan is not None:
             try:
                 result = self._run(plan)
@@ -143,17 +157,24 @@ class Engine:
             passes=self._passes,
             failed_steps=self._failed_steps,
             tokens=self._tokens,
+            expired=self._expired,
+            cost=self._cost.cost if self._cost else None,
+            cost_error=self._cost.error if self._cost else 0.0,
         )
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless all that the engine holds is accounted for."""
-        queued = self._scheduler.running.keys() | self._scheduler.waiting.keys()
+        queued = self._scheduler.running.keys() | {sequence.id for sequence in self._scheduler.waiting}
         assert queued == self._sequences.keys(), "a sequence is lost"
         assert not any(sequence.finished for sequence in self._sequences.values()), "a finished sequence is kept"
         self._scheduler.check_integrity()
 
     def _run(self, plan: Plan) -> StepResult:
+        began = self._clock()
         result = self._runner.collect(self._runner.launch(plan.batch))
+        if self._cost is not None:
+            took_ms = 1000 * (self._clock() - began) / max(1, result.steps)
+            self._cost.observe(*count_work(plan.batch.rows), took_ms)
         if len(result.tokens) != len(plan.sequences):
             raise EngineError(f"The runner answered {len(result.tokens)} of {len(plan.sequences)} rows.")
         return result

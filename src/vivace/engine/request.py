@@ -11,8 +11,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from vivace.batch import Logprobs, Sampling
-from vivace.budget import Timeline
+from vivace.budget import NO_BUDGET, Budget, OnDeadline, Timeline
 from vivace.engine.constraint import Constraint, Grammar
+
+PRIORITIES = range(10)
+"""9 is the most urgent."""
+DEFAULT_PRIORITY = 5
 
 
 class FinishReason(StrEnum):
@@ -26,6 +30,8 @@ class FinishReason(StrEnum):
     """The caller gave up."""
     ERROR = "error"
     """The step that computed it failed, or its constraint did."""
+    DEADLINE = "deadline"
+    """Its deadline came, or could not be kept any more. The tokens so far stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,13 @@ class Request:
     """Compiled from the grammar on the engine's side. Consulted before every token; the request is its only user."""
     grammar: Grammar | None = None
     """What the answer must look like."""
+    budget: Budget = NO_BUDGET
+    """Counts from `arrived`."""
+    priority: int = DEFAULT_PRIORITY
+    on_deadline: OnDeadline = OnDeadline.FAIL
+    """`truncate`: when the total deadline nears, the answer ends early enough to be told in time."""
+    expected_tokens: int = 0
+    """The length that admission counted on; 0 if nobody did."""
 
 
 class Update(NamedTuple):

@@ -1,21 +1,31 @@
 """Which sequences the next step computes, how many tokens of each, and who gives way when blocks run out.
 
-Sequences are served in the order of their arrival: every running sequence is older than every waiting one, the
-oldest waiting one is admitted first, and when blocks run out the youngest running one is preempted. So the oldest
-sequence always advances: everything it does not hold itself can be taken from younger ones, and `add` refuses what
-the whole pool could not hold. Once it finishes the next one is the oldest, and so nobody starves.
+Sequences are taken up by urgency and priority, and within a priority in the policy's order (`waiting`, `policy`). When
+blocks run out, the running one that is last in that order is preempted: so the first one always advances, since
+everything it does not hold itself can be taken from others, and `add` refuses what the whole pool could not hold. Once
+it finishes another is first; and as everyone who waits or gives way rises in priority, nobody starves.
 
-Knows block numbers, slots and lengths. It knows no clock, no runner, and not what a token means.
+With a cost model, a step takes no longer than the running streams' deadlines allow: prompts are cut into chunks that
+fit, and streams that have more time, or no deadline, sit out.
+
+Knows block numbers, slots, lengths and instants. It knows no clock, no runner, and not what a token means.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Want
 from vivace.engine.blocks import BlockPool, Parent
+from vivace.engine.cost import CostModel
+from vivace.engine.pacing import expiry, latest_start, pace_ms
+from vivace.engine.policy import POLICIES
+from vivace.engine.request import PRIORITIES
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
+from vivace.engine.waiting import WaitingQueue
 from vivace.errors import ConfigError
 
 _SAMPLE = Want.SAMPLE  # an enumeration is slow to look its members up, and this is every token's path
@@ -31,6 +41,12 @@ class SchedulerConfig:
     """Most passes of the model in one step when nothing waits; 1 turns bursts off."""
     burst_ms: float = 1.0
     """A burst begins no further pass after this time: the longest a new request waits for it, less one pass."""
+    policy: str = "edf"
+    """The order within a priority: one of `policy.POLICIES`."""
+    ageing_ms: float = 5000.0
+    """Whoever waits for this long rises by one priority."""
+    max_step_ms: float = 50.0
+    """The longest that a prompt may make a step, by the cost model, while others are under way."""
 
     def __post_init__(self) -> None:
         if self.max_waiting < 1:
@@ -39,6 +55,11 @@ class SchedulerConfig:
             raise ConfigError(f"max_burst_steps is {self.max_burst_steps}; it must be at least 1 (no bursts).")
         if not self.burst_ms >= 0:
             raise ConfigError(f"burst_ms is {self.burst_ms}; it must be 0 or more.")
+        if self.policy not in POLICIES:
+            raise ConfigError(f"policy is {self.policy!r}; it must be one of {', '.join(POLICIES)}.")
+        for name in ("ageing_ms", "max_step_ms"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +70,96 @@ class Plan:
     sequences: list[Sequence]
 
 
+MIN_CHUNK_TOKENS = 16
+"""A prompt gets this many tokens into a step, whatever it costs, unless a stream's deadline says otherwise."""
+
+
 class Scheduler:
     """Owns every sequence's place: its position in the queue, its slot, and its blocks."""
 
-    def __init__(self, limits: RunnerLimits, config: SchedulerConfig) -> None:
+    def __init__(self, limits: RunnerLimits, config: SchedulerConfig, cost: CostModel | None = None) -> None:
         self._limits = limits
         self._config = config
+        self._cost = cost
+        self._key = POLICIES[config.policy]
         self.pool = BlockPool(limits.blocks)
         # A running sequence must always be able to get one token into a step.
         self._slots = list(range(min(limits.slots, limits.max_batch_tokens)))[::-1]
-        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.waiting = WaitingQueue(self._key, config.ageing_ms / 1000)
         self.running: dict[str, Sequence] = {}
+        self._limited = 0  # of the running ones
+        self._expiries: list[tuple[float, int, Sequence]] = []  # a heap; an instant may be too early, never too late
         self.preemptions = 0
         self.cached_tokens = 0
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence that is younger than all others."""
+    def add(self, sequence: Sequence, now: float) -> None:
+        """Queue a sequence that arrived after all others."""
         assert blocks_for(sequence.end - 1) <= self.pool.total
-        self.waiting[sequence.id] = sequence
+        self._queue(sequence, now)
+        if sequence.limited:
+            heapq.heappush(self._expiries, (self._expiry(sequence), sequence.arrival, sequence))
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and free what it holds."""
         if sequence.slot == NO_SLOT:
-            del self.waiting[sequence.id]
+            self.waiting.remove(sequence)
         else:
             del self.running[sequence.id]
             self._vacate(sequence)
 
+    def take_expired(self, now: float) -> Iterator[Sequence]:
+        """Those with nothing left to gain. The caller removes each before it asks for the next."""
+        while self._expiries and self._expiries[0][0] <= now:
+            _, arrival, sequence = heapq.heappop(self._expiries)
+            if sequence.finished:
+                continue
+            instant = self._expiry(sequence)
+            if instant <= now:
+                yield sequence
+            else:
+                heapq.heappush(self._expiries, (instant, arrival, sequence))
+
     def schedule(self, now: float) -> Plan | None:
         """Plan a step that begins at the instant `now`; None when there is nothing to compute."""
         sequences, halfway = self._secure_decoding(now)
+        limit_ms = self._find_limit_ms(now)
+        sat_out = False
+        if limit_ms < math.inf:
+            sequences, sat_out = self._sit_out(sequences, limit_ms)
         limits = [1] * len(sequences)
-        if not halfway and not self.waiting and self._config.max_burst_steps > 1:
+        if not halfway and not sat_out and not len(self.waiting) and self._config.max_burst_steps > 1:
             limits = self._plan_burst(sequences)
         rows = [_decode_row(sequence, limit) for sequence, limit in zip(sequences, limits, strict=True)]
-        budget = self._limits.max_batch_tokens - len(rows)
-        while budget > 0:
-            sequence = halfway.pop() if halfway else self._admit(now)
-            if sequence is None:
-                break
-            row = _chunk_row(sequence, budget)
-            budget -= len(row.tokens)
-            sequences.append(sequence)
-            rows.append(row)
+        self._add_chunks(sequences, rows, halfway, limit_ms, now)
         if not rows:
             return None
         steps = max(limits, default=1)
         return Plan(Batch(rows, steps, self._config.burst_ms if steps > 1 else 0.0), sequences)
+
+    def _add_chunks(
+        self, sequences: list[Sequence], rows: list[Row], halfway: list[Sequence], limit_ms: float, now: float
+    ) -> None:
+        """Fill a step of streams up with prompts, as far as the runner has room and the streams have time."""
+        budget = self._limits.max_batch_tokens - len(rows)
+        if budget <= 0 or not (halfway or len(self.waiting)):
+            return
+        spare_ms = self._spare_ms(sequences, halfway, limit_ms)
+        least = MIN_CHUNK_TOKENS if limit_ms == math.inf else 1
+        while budget > 0 and (sequence := self._next_prompt(halfway, now)) is not None:
+            room = budget
+            if spare_ms < math.inf:
+                assert self._cost is not None
+                fits = self._cost.cost.tokens_within(spare_ms, sequence.computed)
+                room = min(budget, max(fits, least))
+            row = _chunk_row(sequence, room)
+            budget -= len(row.tokens)
+            sequences.append(sequence)
+            rows.append(row)
+            if spare_ms < math.inf:
+                assert self._cost is not None
+                spare_ms -= len(row.tokens) * self._cost.cost.token_ms + self._cost.cost.sequence_ms
+                if spare_ms <= 0:
+                    return
 
     def publish(self, sequence: Sequence) -> None:
         """Share the sequence's blocks that are computed to their end, with those who begin with the same tokens."""
@@ -113,29 +177,89 @@ class Scheduler:
     def _secure_decoding(self, now: float) -> tuple[list[Sequence], list[Sequence]]:
         """The sequences that need one token computed, each with a block for it, and those with more to compute.
 
-        The first are in the order of arrival, the second in reverse.
+        The second are in reverse of the order in which to go on with them.
         """
         decoding: list[Sequence] = []
         halfway: list[Sequence] = []
+        before = self.preemptions
         for sequence in tuple(self.running.values()):
             if sequence.slot == NO_SLOT:
-                continue  # preempted, just now, for an older one
+                continue  # preempted, just now, for another
             if not sequence.pending:
                 halfway.append(sequence)
             elif sequence.computed < len(sequence.blocks) * BLOCK_SIZE or self._extend(sequence, now):
                 decoding.append(sequence)
-        halfway.reverse()
+        if self.preemptions > before:
+            decoding = [sequence for sequence in decoding if sequence.slot != NO_SLOT]
+            halfway = [sequence for sequence in halfway if sequence.slot != NO_SLOT]
+        halfway.sort(key=self._rank, reverse=True)
         return decoding, halfway
 
     def _extend(self, sequence: Sequence, now: float) -> bool:
-        """Get one more block, from the youngest if need be; False when the youngest is the sequence itself."""
+        """Get one more block, from the last in line if need be; False when that is the sequence itself."""
         while (fresh := self.pool.allocate(1)) is None:
-            youngest = next(reversed(self.running.values()))
-            self._preempt(youngest, now)
-            if youngest is sequence:
+            last = max(self.running.values(), key=self._rank)
+            self._preempt(last, now)
+            if last is sequence:
                 return False
         sequence.blocks += fresh
         return True
+
+    def _rank(self, sequence: Sequence) -> tuple[int, float, int]:
+        """The order in which running sequences get what there is."""
+        return -sequence.level, self._key(sequence), sequence.arrival
+
+    def _find_limit_ms(self, now: float) -> float:
+        """The longest step that leaves every running stream its pace; infinite if no deadline or no cost is known."""
+        if not self._limited or self._cost is None:
+            return math.inf
+        return min((pace_ms(s, now) for s in self.running.values() if s.limited and s.pending), default=math.inf)
+
+    def _sit_out(self, sequences: list[Sequence], limit_ms: float) -> tuple[list[Sequence], bool]:
+        """As many streams as fit into the time, and whether that leaves some out.
+
+        Those with a deadline come first. One without goes along in every step, so that they advance too.
+        """
+        assert self._cost is not None
+        cost = self._cost.cost
+        spare_ms = limit_ms - cost.base_ms
+        costs_ms = [cost.decode_ms(1, sequence.computed) - cost.base_ms for sequence in sequences]
+        if sum(costs_ms) <= spare_ms:
+            return sequences, False
+        order = sorted(range(len(sequences)), key=lambda i: (not sequences[i].limited, self._rank(sequences[i])))
+        chosen: list[Sequence] = []
+        unlimited = 0
+        for index in order:
+            sequence = sequences[index]
+            first = not chosen or (not sequence.limited and not unlimited)
+            if costs_ms[index] <= spare_ms or first:
+                chosen.append(sequence)
+                spare_ms -= costs_ms[index]
+                unlimited += not sequence.limited
+        return chosen, len(chosen) < len(sequences)
+
+    def _spare_ms(self, sequences: list[Sequence], halfway: list[Sequence], limit_ms: float) -> float:
+        """The time for prompts in a step of these streams; infinite if nobody has to wait for it."""
+        alone = not sequences and len(halfway) + len(self.waiting) == 1
+        if self._cost is None or alone:
+            return math.inf
+        cost = self._cost.cost
+        context = sum(sequence.computed for sequence in sequences)
+        return min(limit_ms, self._config.max_step_ms) - cost.step_ms(len(sequences), len(sequences), context)
+
+    def _next_prompt(self, halfway: list[Sequence], now: float) -> Sequence | None:
+        """Whose tokens to compute next: one of those half-way, the last of the list first, or one that waits."""
+        first = self.waiting.first(now) if self._slots else None
+        if halfway and (first is None or not self._goes_before(first, halfway[-1], now)):
+            return halfway.pop()
+        admitted = None if first is None else self._admit(first, now)
+        return admitted or (halfway.pop() if halfway else None)
+
+    def _goes_before(self, sequence: Sequence, other: Sequence, now: float) -> bool:
+        urgent = sequence.latest_start <= now
+        if urgent != (other.latest_start <= now):
+            return urgent
+        return self._rank(sequence) < self._rank(other)
 
     def _plan_burst(self, sequences: list[Sequence]) -> list[int]:
         """How many tokens each may add in one step. Room is taken only while everyone's next block stays available.
@@ -157,11 +281,8 @@ class Scheduler:
             limits.append(min(limit, len(sequence.blocks) * BLOCK_SIZE - sequence.computed))
         return limits
 
-    def _admit(self, now: float) -> Sequence | None:
-        """Give the oldest waiting sequence a slot, and blocks for all its tokens, if there are enough."""
-        if not self.waiting or not self._slots:
-            return None
-        sequence = next(iter(self.waiting.values()))
+    def _admit(self, sequence: Sequence, now: float) -> Sequence | None:
+        """Give a waiting sequence a slot, and blocks for all its tokens, if there are enough."""
         if self.pool.available <= sequence.refused_at:
             return None
         shared: list[int] = []
@@ -177,33 +298,48 @@ class Scheduler:
             self.pool.release(shared)
             sequence.refused_at = self.pool.available
             return None
-        del self.waiting[sequence.id]
+        self.waiting.remove(sequence)
         self.running[sequence.id] = sequence
+        self._limited += sequence.limited
         self.cached_tokens += len(shared) * BLOCK_SIZE
         sequence.place(self._slots.pop(), shared, parent, fresh)
         sequence.enter(Phase.DECODE if len(sequence.tokens) > sequence.prompt_length else Phase.PREFILL, now)
         return sequence
 
     def _preempt(self, sequence: Sequence, now: float) -> None:
-        """Send the youngest running sequence back to the head of the queue; it keeps its tokens."""
+        """Send a running sequence back to the queue; it keeps its tokens, and rises in priority."""
         del self.running[sequence.id]
         self._vacate(sequence)
         sequence.preemptions += 1
+        sequence.level = min(sequence.level + 1, PRIORITIES[-1])
         sequence.enter(Phase.QUEUE, now)
-        self.waiting[sequence.id] = sequence
-        self.waiting.move_to_end(sequence.id, last=False)
+        self._queue(sequence, now)
         self.preemptions += 1
 
+    def _queue(self, sequence: Sequence, now: float) -> None:
+        if sequence.limited:
+            step_ms = 0.0 if self._cost is None else self._cost.last_step_ms
+            sequence.latest_start = latest_start(sequence, self._cost.cost if self._cost else None, step_ms)
+        self.waiting.add(sequence, now)
+
+    def _expiry(self, sequence: Sequence) -> float:
+        if self._cost is None:
+            return expiry(sequence, None, 0.0)
+        return expiry(sequence, self._cost.cost, self._cost.last_step_ms)
+
     def _vacate(self, sequence: Sequence) -> None:
+        self._limited -= sequence.limited
         self._slots.append(sequence.slot)
         self.pool.release(sequence.blocks)
         sequence.displace()
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless queues, slots and blocks agree with one another."""
-        running, waiting = list(self.running.values()), list(self.waiting.values())
-        arrivals = [sequence.arrival for sequence in running + waiting]
-        assert arrivals == sorted(arrivals), "a younger sequence overtook an older one"
+        running, waiting = list(self.running.values()), list(self.waiting)
+        assert self._limited == sum(sequence.limited for sequence in running)
+        expiring = {sequence.id for _, _, sequence in self._expiries}
+        assert expiring >= {s.id for s in running + waiting if s.limited}, "a deadline is not watched"
+        self.waiting.check_integrity()
         slots = sorted(self._slots + [sequence.slot for sequence in running])
         assert slots == list(range(min(self._limits.slots, self._limits.max_batch_tokens))), "a slot is lost or shared"
         for sequence in running:

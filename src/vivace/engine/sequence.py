@@ -8,6 +8,7 @@ Knows nothing of other sequences, of the batch, or of how blocks are shared.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from enum import IntEnum
 
@@ -17,6 +18,8 @@ from vivace.engine.blocks import Parent
 from vivace.engine.request import Request
 
 NO_SLOT = -1
+PATIENCE_S = 60.0
+"""Who has no deadline is taken for one who wants a first token within this."""
 _NEVER = 2**62
 
 
@@ -40,9 +43,14 @@ class Sequence:
         "blocks",
         "cached_tokens",
         "computed",
+        "deadline",
+        "due",
         "end",
         "finished",
         "id",
+        "latest_start",
+        "level",
+        "limited",
         "mask",
         "parent",
         "pending",
@@ -72,6 +80,15 @@ class Sequence:
         self.prompt_length = len(request.prompt)
         self.end = min(len(request.prompt) + request.max_tokens, context_length)
         """The length at which it finishes."""
+        self.deadline = request.budget.deadline(request.arrived)
+        self.limited = bool(request.budget)
+        """It has a deadline."""
+        self.due = min(self.deadline.first, self.deadline.total, request.arrived + PATIENCE_S)
+        """When it should have begun to answer, by its deadline or by anyone's patience."""
+        self.level = request.priority
+        """Its priority; it rises with the time it waits and each time it gives way."""
+        self.latest_start = math.inf
+        """Taken up later than this, it would miss its deadline."""
         self.sampling = replace(request.sampling, prompt_length=len(request.prompt))
         self.wants_logprobs = request.sampling.logprobs >= 0
         self.stops = frozenset(request.sampling.stop_token_ids)
@@ -102,6 +119,12 @@ class Sequence:
         self.since = request.arrived + request.preprocess_ms / 1000
         self.spent = [0.0, 0.0, 0.0]
         """Seconds by phase, up to `since`."""
+
+    def remaining(self) -> int:
+        """Tokens still to come, as far as anyone knows."""
+        expected = self.request.expected_tokens
+        end = self.prompt_length + expected if expected else self.end
+        return max(1, min(end, self.end) - len(self.tokens))
 
     def place(self, slot: int, shared: list[int], parent: Parent, fresh: list[int]) -> None:
         """Give it a slot and blocks: `shared` ones hold the head of its tokens already, `fresh` ones nothing."""

@@ -1,0 +1,53 @@
+"""How long the next step may take so that running streams keep their deadlines: pure arithmetic.
+
+Knows one sequence at a time, and no clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+from vivace.batch import BLOCK_SIZE
+from vivace.budget import OnDeadline
+from vivace.engine.cost import StepCost
+from vivace.engine.sequence import NO_SLOT, Sequence
+
+SAFETY = 0.9
+"""Of the time there is, that much is planned with."""
+WORK_SAFETY = 1.5
+"""Waiting work is taken up while there is this many times what it should take."""
+FLUSH_S = 0.002
+"""Kept free for telling an answer that a deadline cuts."""
+
+
+def pace_ms(sequence: Sequence, now: float) -> float:
+    """The longest that each of a stream's next steps may take on the average."""
+    deadline = sequence.deadline
+    pace_s = min(deadline.tpot_s, (deadline.total - now) / sequence.remaining())
+    return 1000 * SAFETY * max(0.0, pace_s)
+
+
+def latest_start(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
+    """The instant after which a sequence that waits would miss its deadline, by what it should take."""
+    deadline = sequence.deadline
+    if cost is None or not sequence.limited:
+        return min(deadline.first, deadline.total)
+    prompt_s = WORK_SAFETY * cost.prompt_ms(len(sequence.tokens)) / 1000
+    answer_s = WORK_SAFETY * sequence.remaining() * step_ms / 1000
+    first = deadline.first if len(sequence.tokens) == sequence.prompt_length else math.inf
+    return min(first - prompt_s, deadline.total - prompt_s - answer_s)
+
+
+def expiry(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
+    """The instant from which there is no point in computing a sequence any further."""
+    deadline = sequence.deadline
+    total = deadline.total
+    if sequence.request.on_deadline is OnDeadline.TRUNCATE:
+        total -= FLUSH_S + 2 * step_ms / 1000
+    if len(sequence.tokens) > sequence.prompt_length:
+        return total
+    first = min(deadline.first, total)
+    waits = sequence.slot == NO_SLOT
+    if not waits or cost is None:
+        return first
+    return first - cost.prompt_ms(min(BLOCK_SIZE, len(sequence.tokens))) / 1000
