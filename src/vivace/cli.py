@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -73,6 +74,12 @@ def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Requests that may wait for a place; more are refused with 429.",
         ),
+        click.option("--budget", metavar="BUDGET",
+                     help='Of every request that asks for no less, such as "ttft=50ms tpot=5ms total=300ms".'),
+        click.option("--admission/--no-admission", default=True, show_default=True,
+                     help="Refuse at once what would miss its deadline. Without, only --max-waiting refuses."),
+        click.option("--policy", type=click.Choice(["edf", "fifo", "shortest"]), default="edf", show_default=True,
+                     help="Who goes first within a priority: the earliest deadline, the first to come, the least work."),
         click.option(
             "--max-body",
             type=click.IntRange(1),
@@ -213,10 +220,16 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
 @click.argument("model", default="mini")
 @_add_server_options
 @_add_model_options
-def serve(model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, **options: Any) -> None:
+def serve(
+    model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, budget: str | None, **options: Any
+) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
+    from vivace.budget import NO_BUDGET, parse_budget
+    from vivace.engine.admission import Admission, AdmissionConfig
     from vivace.engine.bridge import EngineThread
+    from vivace.engine.cost import calibrate
     from vivace.engine.engine import Engine
+    from vivace.engine.forecast import StepLimits
     from vivace.engine.scheduler import SchedulerConfig
     from vivace.grammar import GrammarCompiler
     from vivace.llm import load_runner
@@ -230,19 +243,23 @@ def serve(model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, **
         host=options.pop("host"),
         port=options.pop("port"),
         max_body_bytes=options.pop("max_body"),
+        budget=parse_budget(budget) if budget else NO_BUDGET,
         drain_ms=1000 * options.pop("drain"),
         api_keys=(*api_keys, *keys),
         log_format=options.pop("log_format"),
         log_level=options.pop("log_level"),
     )
-    policy = SchedulerConfig(max_waiting=options.pop("max_waiting"))
+    policy = SchedulerConfig(max_waiting=options.pop("max_waiting"), policy=options.pop("policy"))
+    rules = AdmissionConfig(by_forecast=options.pop("admission"))
     opened = open_model(model)
     with show_progress(f"Loading {opened.name}", sys.stderr) as progress:
         runner = load_runner(opened, NativeConfig(**_model_options(**options)), progress)
     compile = GrammarCompiler(opened.tokenizer, opened.config.vocab_size, opened.generation.stop_token_ids)
     summary = _summarize(opened, runner, options["quantize"])
     try:
-        bridge = EngineThread(Engine(runner, policy), compile)
+        engine = Engine(runner, policy, cost=calibrate(runner, time.monotonic))
+        steps = StepLimits(policy.max_step_ms, runner.limits.max_batch_tokens)
+        bridge = EngineThread(engine, compile, admission=Admission(rules, steps))
         app.serve(opened, bridge, config, partial(_announce, summary, config.log_format == "json"))
     finally:
         runner.close()

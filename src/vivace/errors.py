@@ -7,9 +7,12 @@
     │   ├── CheckpointError         a file is missing, truncated, or contradicts itself
     │   └── UnsupportedModelError   a sound checkpoint of a kind this engine does not run
     ├── RequestError                a request that can never be answered as it stands
-    │   └── ContextLengthError      prompt and answer do not fit the model's context
+    │   ├── ContextLengthError      prompt and answer do not fit the model's context
+    │   └── UnreachableBudgetError  the budget is less than this machine needs at its best
     ├── EngineError
     │   ├── QueueFullError          too much is waiting already; try again later
+    │   │   └── OverloadedError     a deadline would not be kept behind what is accepted already
+    │   ├── DeadlineError           a deadline came before the answer was whole
     │   ├── EngineStoppedError      the engine was closed, or its thread died
     │   └── StepFailedError         the runner raised while this request was being computed
     └── NativeError                 the C++ core is missing, or lacks what was asked of it
@@ -50,12 +53,29 @@ class ContextLengthError(RequestError):
     """Prompt and answer together do not fit the model's context."""
 
 
+class UnreachableBudgetError(RequestError):
+    """The budget is less than this machine needs for the request with nothing else to do."""
+
+
 class EngineError(VivaceError):
     """The engine could not do what was asked of it now."""
 
 
 class QueueFullError(EngineError):
     """Too much is waiting already."""
+
+
+class OverloadedError(QueueFullError):
+    """The request was not accepted, since it would have been late, or too much waits. `retry_after_ms` says when it
+    would be accepted, if nothing else came."""
+
+    def __init__(self, message: str, retry_after_ms: float) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineError(EngineError):
+    """A request's deadline came before its answer was whole."""
 
 
 class EngineStoppedError(EngineError):

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from vivace import errors
+from vivace.budget import Budget
+from vivace.engine.admission import Admission, AdmissionStats
 from vivace.engine.constraint import Compile
 from vivace.engine.engine import Engine, EngineStats
 from vivace.engine.request import Request, StepEvent, Update
@@ -59,7 +61,7 @@ class Refusal:
 
     id: str
     kind: str
-    """The name of a class in `vivace.errors`."""
+    """The name of a class in `vivace.errors` that is made of a message alone."""
     message: str
 
 
@@ -85,13 +87,19 @@ class _Compiled:
 class EngineThread:
     """Runs `engine` on a thread of its own from `start` to `close`. The runner stays its owner's to close.
 
-    `compile` makes constraints of requests' grammars; without it they are refused. `clock` gives monotonic seconds.
+    `compile` makes constraints of requests' grammars; without it they are refused. `admission` refuses what would be
+    late, before the engine hears of it. `clock` gives monotonic seconds.
     """
 
     def __init__(
-        self, engine: Engine, compile: Compile | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        compile: Compile | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        admission: Admission | None = None,
     ) -> None:
         self._engine = engine
+        self._admission = admission
         self._compile = compile
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="vivace-grammar")
         self._compiling: set[str] = set()
@@ -114,13 +122,20 @@ class EngineThread:
         """Send a request, on the first iteration, and yield its updates; a slow reader gets them merged.
 
         Closing or cancelling the iterator aborts the request. Raises `QueueFullError`, `RequestError` or
-        `ContextLengthError` when the engine refuses the request, `EngineStoppedError` when it has ended or ends.
+        `ContextLengthError` when admission or the engine refuses the request, `EngineStoppedError` when it has ended
+        or ends.
         """
         mailroom = self._mailroom()
         stream = mailroom.open(request.id)
+        try:
+            request = self._admit(request)
+        except VivaceError:
+            mailroom.discard(request.id)
+            raise
         self._tell(request)
         if self._refusing:  # looked at after the request was sent: whoever sets it sees this stream, or is seen here
             mailroom.discard(request.id)
+            self._forget_accepted(request.id)
             self.abort(request.id)
             raise EngineStoppedError(self._refusing)
         try:
@@ -134,9 +149,23 @@ class EngineThread:
         """Give up a request; nothing happens if it has ended. Any thread may call this."""
         self._tell(Abort(id))
 
+    def screen(self, size_bytes: int, budget: Budget, arrived: float) -> None:
+        """Refuse a request that is not read yet, by its size and budget. Raises `OverloadedError`."""
+        if self._admission is not None:
+            self._admission.screen(size_bytes, budget, arrived, self._stats.cost, self._clock())
+
+    def learn_size(self, tokens: int, size_bytes: int) -> None:
+        """What a request of so many bytes held."""
+        if self._admission is not None:
+            self._admission.learn_size(tokens, size_bytes)
+
     def stats(self) -> EngineStats:
         """As of the last step."""
         return self._stats
+
+    def admission_stats(self) -> AdmissionStats | None:
+        """None if everything is admitted."""
+        return None if self._admission is None else self._admission.stats(self._clock())
 
     def health(self) -> Health:
         began = self._step_began
@@ -166,11 +195,24 @@ class EngineThread:
         self._inbox.put(message)
         self._engine.interrupt()
 
+    def _admit(self, request: Request) -> Request:
+        if self._admission is None:
+            return request
+        return self._admission.admit(request, self._stats.cost, self._clock())
+
+    def _forget_accepted(self, id: str) -> None:
+        if self._admission is not None:
+            self._admission.forget(id)
+
+    def _observe(self, update: Update) -> None:
+        if self._admission is not None:
+            self._admission.observe(update, self._clock())
+
     def _mailroom(self) -> _Mailroom:
         loop = asyncio.get_running_loop()
         mailroom = self._loops.get(loop)
         if mailroom is None:
-            mailroom = _Mailroom(loop)
+            mailroom = _Mailroom(loop, self._observe, self._forget_accepted)
             with self._loops_lock:
                 self._loops[loop] = mailroom
         return mailroom
@@ -277,14 +319,20 @@ class EngineThread:
         with self._loops_lock:
             self._loops.pop(loop, None)
         for id in mailroom.ids():
+            self._forget_accepted(id)
             self._inbox.put(Abort(id))
 
 
 class _Mailroom:
     """The streams of one loop. `post` is for the engine's thread, everything else for the loop's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, observe: Callable[[Update], None], forget: Callable[[str], None]
+    ) -> None:
+        """`observe` is told of every update as it arrives here, `forget` of requests that end without one."""
         self._loop = loop
+        self._observe = observe
+        self._forget = forget
         self._streams: dict[str, _Stream] = {}
         self._messages: deque[Up] = deque()
         self._scheduled = False
@@ -330,6 +378,7 @@ class _Mailroom:
     def _deliver(self, update: Update) -> None:
         stream = self._streams.get(update.id)
         if stream is not None:  # None: another loop's
+            self._observe(update)
             stream.put(update)
             if update.finish_reason is not None:
                 del self._streams[update.id]
@@ -337,6 +386,7 @@ class _Mailroom:
     def _end(self, id: str, error: Exception) -> None:
         stream = self._streams.pop(id, None)
         if stream is not None:
+            self._forget(id)
             stream.end(error)
 
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vivace.budget import Timeline
+from vivace.budget import OnDeadline, Timeline
 from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
-from vivace.errors import EngineStoppedError, StepFailedError
+from vivace.errors import DeadlineError, EngineStoppedError, StepFailedError
 from vivace.server.replies import Piece, ScoredToken, Usage, Whole, make_usage
 from vivace.server.tools import ToolReader, ToolUse
 from vivace.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ class Answer:
 
         Tokens of its log-probabilities go up to one that completes a stop string; their text may be still to come.
         Raises `QueueFullError`, or `RequestError` for a grammar that cannot be held to, on the first read, and
-        `StepFailedError` or `EngineStoppedError` on any.
+        `DeadlineError`, `StepFailedError` or `EngineStoppedError` on any.
         """
         update = await self._next_update()
         self._tokens += len(update.tokens)
@@ -83,6 +83,12 @@ class Answer:
         """The engine has let go of the request."""
         return self._last is not None
 
+    @property
+    def truncated(self) -> bool:
+        """Its deadline ended it, as was asked for."""
+        last = self._last
+        return last is not None and last.finish_reason is FinishReason.DEADLINE and not self._text.stopped
+
     async def settle(self) -> tuple[int, int, Timeline]:
         """Tokens generated, tokens of the prompt found in the cache, and the times up to the last token."""
         while self._last is None:  # a stop string ended the text, and the engine has not let go yet
@@ -112,6 +118,8 @@ class Answer:
     def _find_reason(self, update: Update) -> str:
         reason = FinishReason.STOP if self._text.stopped else update.finish_reason
         assert reason is not None
+        if reason is FinishReason.DEADLINE:
+            return FinishReason.LENGTH.value
         called = self._tools is not None and self._tools.called
         return "tool_calls" if called and reason is FinishReason.STOP else reason.value
 
@@ -126,11 +134,19 @@ class Answer:
             raise EngineStoppedError("The engine let go of the request. Send it again.") from None
         if update.finish_reason is FinishReason.ERROR:
             raise StepFailedError(f"{update.error or 'The engine failed.'} Send the request again.")
+        if update.finish_reason is FinishReason.DEADLINE and not (aborted or self._may_truncate(update)):
+            raise DeadlineError(
+                f"The deadline came before the answer was whole ({self.request.budget}). Allow more time, ask for "
+                "fewer tokens, or send on_deadline: truncate to get what there is."
+            )
         if update.finish_reason is FinishReason.ABORT and not aborted:
             raise EngineStoppedError("The server ended the request before its answer was whole. Send it again.")
         if update.finish_reason is not None:
             self._last = update
         return update
+
+    def _may_truncate(self, update: Update) -> bool:
+        return self.request.on_deadline is OnDeadline.TRUNCATE and self._tokens + len(update.tokens) > 0
 
     def _without_stop_token(self, update: Update) -> list[int]:
         """A token that ends the answer is counted, and is not part of its text."""
@@ -222,6 +238,8 @@ class Answers:
             sum(tokens for tokens, _, _ in settled),
             sum(settled[index][1] for index in firsts),
             replace(timeline, flush_ms=max(0.0, elapsed_ms - timeline.total_ms)),
+            self._answers[0].request.budget,
+            truncated=any(answer.truncated for answer in self._answers),
         )
 
     async def aclose(self) -> None:

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
 from vivace.errors import ConfigError, RequestError, VivaceError
 from vivace.models.model import Model
@@ -64,6 +65,8 @@ class ServerConfig:
     max_body_bytes: int = 4 * 2**20
     prompt_threads: int = 2
     """Threads that run templates and the tokenizer."""
+    budget: Budget = NO_BUDGET
+    """Of every request that does not ask for less."""
     stuck_after_ms: float = 10_000.0
     """A step that takes longer makes /health red."""
     drain_ms: float = 10_000.0
@@ -93,7 +96,16 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
     """The ASGI application. Its lifespan starts the bridge, and closes it."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
     metrics = Metrics(bridge)
-    service = Service(model, bridge, pool, metrics, config.max_body_bytes, config.stuck_after_ms, int(time.time()))
+    service = Service(
+        model,
+        bridge,
+        pool,
+        metrics,
+        config.max_body_bytes,
+        config.budget,
+        config.stuck_after_ms,
+        int(time.time()),
+    )
 
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:

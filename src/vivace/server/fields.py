@@ -6,12 +6,15 @@ Pure functions on values. Knows no single request, no engine and no tokenizer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.constraint import Grammar
+from vivace.engine.request import DEFAULT_PRIORITY
 from vivace.sampling import MAX_LOGPROBS
 from vivace.server.decoding import FieldError, quote
 from vivace.server.tools import Tool, ToolFormat, ToolUse
@@ -60,6 +63,17 @@ class RegexFormat(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ty
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat
 
 
+Milliseconds = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class BudgetFields(Struct, frozen=True, forbid_unknown_fields=True):
+    """The most that the answer may take, in milliseconds, counted from the request's first byte."""
+
+    ttft_ms: Milliseconds | None = None
+    tpot_ms: Milliseconds | None = None
+    total_ms: Milliseconds | None = None
+
+
 class SamplingFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every way of asking for an answer has in common."""
 
@@ -75,12 +89,33 @@ class SamplingFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ignore_eos: bool = False
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=128)] | None = None
     cache_salt: Annotated[str, Meta(max_length=200)] | None = None
+    budget: BudgetFields | None = None
+    priority: Annotated[int, Meta(ge=0, le=9)] | None = None
+    on_deadline: Literal["fail", "truncate"] | None = None
     # Accepted and of no effect here: they concern the caller's own bookkeeping.
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an answer is wanted."""
+
+    budget: Budget = NO_BUDGET
+    priority: int = DEFAULT_PRIORITY
+    on_deadline: OnDeadline = OnDeadline.FAIL
+
+
+def find_terms(asked: SamplingFields, budget: Budget) -> Terms:
+    """What a body asks for, within the budget that the server and the header set."""
+    if asked.budget is not None:
+        values = {name: getattr(asked.budget, name) for name in asked.budget.__struct_fields__}
+        budget = budget.tighten(Budget(**{name: value for name, value in values.items() if value is not None}))
+    priority = DEFAULT_PRIORITY if asked.priority is None else asked.priority
+    return Terms(budget, priority, OnDeadline(asked.on_deadline or OnDeadline.FAIL))
 
 
 class FunctionCall(Struct, frozen=True, forbid_unknown_fields=True):

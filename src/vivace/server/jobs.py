@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
+from vivace.budget import Budget
 from vivace.engine.constraint import Grammar
 from vivace.engine.request import Request
 from vivace.models.model import Model
 from vivace.sampling import SamplingParams, build_request
 from vivace.server.decoding import FieldError
-from vivace.server.fields import SamplingFields, find_grammar
+from vivace.server.fields import SamplingFields, find_grammar, find_terms
 from vivace.server.protocol import (
     GenerationFields,
     Message,
@@ -58,11 +59,12 @@ class Job:
     tools: ToolUse | None = None
 
 
-Prepare = Callable[[Model, bytes, float], Job]
-"""From a body that arrived at a monotonic instant. Raises `RequestError` or `ModelNotFoundError`."""
+Prepare = Callable[[Model, bytes, float, Budget], Job]
+"""From a body that arrived at a monotonic instant, and the budget that header and server set. Raises `RequestError` or
+`ModelNotFoundError`."""
 
 
-def prepare_chat(model: Model, body: bytes, arrived: float) -> Job:
+def prepare_chat(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
     """POST /v1/chat/completions."""
     asked = decode_chat(body)
     check_model(asked.model, model.name)
@@ -74,11 +76,11 @@ def prepare_chat(model: Model, body: bytes, arrived: float) -> Job:
     prompt = encode_conversation(model, chat_messages(asked.messages), shown)
     id, count = f"chatcmpl-{secrets.token_hex(12)}", asked.n or 1
     replies = ChatReplies(id, int(time.time()), model.name, _with_usage(asked), count)
-    requests = _build(model, id, [prompt], count, params, grammar, asked, arrived)
+    requests = _build(model, id, [prompt], count, params, grammar, asked, arrived, budget)
     return Job(requests, count, params.stop, bool(asked.stream), replies, tools)
 
 
-def prepare_completion(model: Model, body: bytes, arrived: float) -> Job:
+def prepare_completion(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
     """POST /v1/completions."""
     asked = decode_completion(body)
     check_model(asked.model, model.name)
@@ -88,11 +90,11 @@ def prepare_completion(model: Model, body: bytes, arrived: float) -> Job:
     id, count = f"cmpl-{secrets.token_hex(12)}", asked.n or 1
     replies = CompletionReplies(id, int(time.time()), model.name, _with_usage(asked))
     grammar = find_grammar(asked.response_format)
-    requests = _build(model, id, prompts, count, params, grammar, asked, arrived)
+    requests = _build(model, id, prompts, count, params, grammar, asked, arrived, budget)
     return Job(requests, count, params.stop, bool(asked.stream), replies)
 
 
-def prepare_response(model: Model, body: bytes, arrived: float) -> Job:
+def prepare_response(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
     """POST /v1/responses."""
     asked = decode_responses(body)
     check_model(asked.model, model.name)
@@ -101,7 +103,7 @@ def prepare_response(model: Model, body: bytes, arrived: float) -> Job:
     grammar = response_grammar(asked) if tools is None else write_grammar(tools)
     prompt = encode_conversation(model, response_messages(asked), response_functions(asked) if tools else [])
     id = f"resp_{secrets.token_hex(12)}"
-    requests = _build(model, id, [prompt], 1, params, grammar, asked, arrived)
+    requests = _build(model, id, [prompt], 1, params, grammar, asked, arrived, budget)
     replies = ResponseReplies(_echo(id, model.name, asked))
     return Job(requests, 1, params.stop, bool(asked.stream), replies, tools)
 
@@ -163,8 +165,10 @@ def _build(
     grammar: Grammar | None,
     asked: SamplingFields,
     arrived: float,
+    budget: Budget,
 ) -> list[Request]:
     """A request for each answer; a seed is the first answer's, and those of the next ones follow it."""
+    terms = find_terms(asked, budget)
     requests = []
     for index in range(len(prompts) * count):
         seed = None if params.seed is None else (params.seed + index % count) % 2**64
@@ -182,7 +186,16 @@ def _build(
             )
         )
     preprocess_ms = 1000 * (time.monotonic() - arrived)
-    return [replace(request, preprocess_ms=preprocess_ms) for request in requests]
+    return [
+        replace(
+            request,
+            preprocess_ms=preprocess_ms,
+            budget=terms.budget,
+            priority=terms.priority,
+            on_deadline=terms.on_deadline,
+        )
+        for request in requests
+    ]
 
 
 def _echo(id: str, name: str, asked: ResponsesRequest) -> ResponseReply:

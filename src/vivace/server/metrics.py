@@ -6,6 +6,7 @@ Engine figures are read when they are asked for; the others are counted as answe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -13,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
 from vivace.server.replies import Usage
 
@@ -33,6 +35,8 @@ class Metrics:
         tokens = Counter("answer_tokens", "Tokens of answers told, and of their prompts.", ["kind"], **made)
         phases = Histogram("phase_seconds", "Where answers' time went.", ["phase"], buckets=_SECONDS, **made)
         self._count_request: Callable[[str, str], Counter] = requests.labels
+        attainment = Counter("budget_answers", "Answers with a budget, by outcome.", ["outcome"], **made)
+        self._count_attainment: Callable[[str], Counter] = attainment.labels
         self._prompt, self._completion = tokens.labels("prompt"), tokens.labels("completion")
         self._cached = tokens.labels("cached")
         self._phases = [(f"{phase}_ms", phases.labels(phase)) for phase in _PHASES]
@@ -44,9 +48,11 @@ class Metrics:
         """A request was answered."""
         self._count_request(route, str(status)).inc()
 
-    def record(self, usage: Usage) -> None:
+    def record(self, usage: Usage, budget: Budget = NO_BUDGET) -> None:
         """An answer was told to its end."""
         timing = usage.timing
+        if budget:
+            self._count_attainment(find_outcome(usage, budget)).inc()
         self._prompt.inc(usage.prompt_tokens)
         self._completion.inc(usage.completion_tokens)
         self._cached.inc(usage.prompt_tokens_details.cached_tokens)
@@ -60,6 +66,20 @@ class Metrics:
     def expose(self) -> bytes:
         """All of it in Prometheus's text format."""
         return generate_latest(self._registry)
+
+
+def find_outcome(usage: Usage, budget: Budget) -> str:
+    """`kept`, `truncated` for an answer that a deadline ended, or the first part of the budget that was missed."""
+    timing = usage.timing
+    if "truncated" in timing:
+        return "truncated"
+    first_ms = timing["preprocess_ms"] + timing["queue_ms"] + timing["prefill_ms"]
+    further = usage.completion_tokens - 1
+    if first_ms > budget.ttft_ms:
+        return "missed_ttft"
+    if further > 0 and timing["decode_ms"] / further > budget.tpot_ms:
+        return "missed_tpot"
+    return "missed_total" if timing["total_ms"] > budget.total_ms else "kept"
 
 
 class _EngineCollector(Collector):
@@ -87,7 +107,18 @@ class _EngineCollector(Collector):
             "engine_steps": (stats.steps, "Calls of the runner that succeeded."),
             "engine_passes": (stats.passes, "Passes of the model."),
             "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
+            "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
+        if stats.cost is not None:
+            gauges["cost_model_error"] = (stats.cost_error, "Mean share of a step's time that its prediction misses.")
+            for field in fields(stats.cost):
+                text = "Coefficient of a step's predicted time, in milliseconds."
+                gauges[f"cost_model_{field.name}"] = (getattr(stats.cost, field.name), text)
+        if (admission := self._bridge.admission_stats()) is not None:
+            gauges["admission_margin"] = (admission.margin, "What forecasts are multiplied with.")
+            gauges["admission_under_way"] = (admission.under_way, "Accepted and not ended.")
+            for kind in ("accepted", "refused_unread", "refused_late", "refused_full"):
+                counters[f"admission_{kind}"] = (getattr(admission, kind), "Requests, by what admission did.")
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(f"vivace_{name}", text, value)
         for name, (value, text) in counters.items():

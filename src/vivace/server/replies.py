@@ -5,6 +5,7 @@ Knows neither requests nor how an answer comes about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,14 +13,17 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from vivace.budget import Timeline
+from vivace.budget import NO_BUDGET, Budget, Timeline
 from vivace.errors import (
     ContextLengthError,
+    DeadlineError,
     EngineStoppedError,
     ModelNotFoundError,
+    OverloadedError,
     QueueFullError,
     RequestError,
     StepFailedError,
+    UnreachableBudgetError,
     VivaceError,
 )
 from vivace.server.decoding import FieldError
@@ -43,16 +47,31 @@ class Usage(Struct, frozen=True):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     timing: dict[str, float]
+    """Milliseconds by part. `slack_ms` is what a total budget left over; `truncated` is 1 where a deadline ended the
+    answer."""
 
 
-def make_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int, timeline: Timeline) -> Usage:
+def make_usage(
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int,
+    timeline: Timeline,
+    budget: Budget = NO_BUDGET,
+    *,
+    truncated: bool = False,
+) -> Usage:
     """Count up one answer."""
+    timing = timeline.as_dict()
+    if budget.total_ms < math.inf:
+        timing["slack_ms"] = round(budget.total_ms - timeline.total_ms, 3)
+    if truncated:
+        timing["truncated"] = 1.0
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens),
-        timing=timeline.as_dict(),
+        timing=timing,
     )
 
 
@@ -429,6 +448,10 @@ class HealthReport(Struct, frozen=True, omit_defaults=True):
     model: str
     stuck_ms: float
     """Since the step under way began."""
+    waiting: int
+    running: int
+    overloaded: bool
+    """A request was refused within the last second."""
     error: str = ""
 
 
@@ -445,8 +468,11 @@ class ErrorReply(Struct, frozen=True):
 
 _KINDS: dict[type[VivaceError], tuple[int, str, str | None]] = {
     ContextLengthError: (400, "invalid_request_error", "context_length_exceeded"),
+    UnreachableBudgetError: (400, "invalid_request_error", "budget_unreachable"),
     RequestError: (400, "invalid_request_error", None),
     ModelNotFoundError: (404, "invalid_request_error", "model_not_found"),
+    OverloadedError: (429, "rate_limit_error", "overloaded"),
+    DeadlineError: (504, "server_error", "deadline_exceeded"),
     QueueFullError: (429, "rate_limit_error", "queue_full"),
     EngineStoppedError: (503, "server_error", "engine_stopped"),
     StepFailedError: (500, "server_error", "step_failed"),

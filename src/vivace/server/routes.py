@@ -7,6 +7,7 @@ it to the engine. Knows nothing of sockets, processes or the page, and never log
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -19,10 +20,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vivace.budget import Budget, parse_budget
 from vivace.engine.bridge import EngineThread
-from vivace.errors import VivaceError
+from vivace.errors import ConfigError, DeadlineError, OverloadedError, VivaceError
 from vivace.models.model import Model
 from vivace.server.answer import Answer, Answers
+from vivace.server.decoding import FieldError
 from vivace.server.jobs import Job, Prepare, prepare_chat, prepare_completion, prepare_response, tokenize
 from vivace.server.metrics import Metrics
 from vivace.server.protocol import check_model
@@ -38,8 +41,10 @@ from vivace.server.replies import (
 )
 from vivace.server.stream import EventStream, run_while_connected
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_MS = 1000.0
 """What a caller is told to wait when the queue is full."""
+OVERLOADED_MS = 1000.0
+"""/health speaks of overload for so long after a refusal."""
 TOLD = "vivace.told"
 """In a request's scope: a dictionary of what its log line may say."""
 
@@ -54,6 +59,8 @@ class Service:
     """Where prompts are prepared."""
     metrics: Metrics
     max_body_bytes: int
+    budget: Budget
+    """Of every request, unless it asks for less."""
     stuck_after_ms: float
     """A step under way for longer than this makes /health red."""
     created: int
@@ -79,8 +86,11 @@ def build_routes(service: Service) -> list[Route]:
 
 async def _generate(service: Service, prepare: Prepare, request: Request) -> Response:
     arrived = time.monotonic()
+    budget = _find_budget(request, service.budget)
+    service.bridge.screen(_declared_bytes(request), budget, arrived)
     body = await _read_body(request, service.max_body_bytes)
-    job = await asyncio.get_running_loop().run_in_executor(service.pool, prepare, service.model, body, arrived)
+    job = await asyncio.get_running_loop().run_in_executor(service.pool, prepare, service.model, body, arrived, budget)
+    service.bridge.learn_size(sum(len(asked.prompt) for asked in job.requests[:: job.per_prompt]), len(body))
     answers = _submit(service, job)
     report = partial(_report, service.metrics, request.scope.get(TOLD, {}), job)
     if not job.stream:
@@ -91,6 +101,23 @@ async def _generate(service: Service, prepare: Prepare, request: Request) -> Res
         await answers.aclose()
         raise
     return EventStream(answers, job.replies, first, report)
+
+
+def _find_budget(request: Request, default: Budget) -> Budget:
+    """The header's budget and the server's, the tighter of each part. Raises `FieldError`."""
+    text = request.headers.get("x-budget")
+    if text is None:
+        return default
+    try:
+        return default.tighten(parse_budget(text[:200]))
+    except ConfigError as error:
+        raise FieldError(f"The header X-Budget cannot be used. {error}", "X-Budget", "invalid_value") from None
+
+
+def _declared_bytes(request: Request) -> int:
+    """What the header says of the body's size; 0 if nothing."""
+    declared = request.headers.get("content-length", "0")
+    return int(declared) if declared.isdecimal() and len(declared) < 16 else 0
 
 
 def _submit(service: Service, job: Job) -> Answers:
@@ -112,7 +139,7 @@ def _report(metrics: Metrics, told: dict[str, Any], job: Job, outcome: Usage | V
     if isinstance(outcome, VivaceError):
         told["error"] = type(outcome).__name__
         return
-    metrics.record(outcome)
+    metrics.record(outcome, job.requests[0].budget)
     told["prompt_tokens"] = outcome.prompt_tokens
     told["completion_tokens"] = outcome.completion_tokens
     told |= outcome.timing
@@ -120,7 +147,8 @@ def _report(metrics: Metrics, told: dict[str, Any], job: Job, outcome: Usage | V
 
 def _write_timing(usage: Usage) -> str:
     """The Server-Timing header: durations in milliseconds, as W3C's Server Timing has it."""
-    return ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in usage.timing.items())
+    durations = {name.removesuffix("_ms"): value for name, value in usage.timing.items() if name.endswith("_ms")}
+    return ", ".join(f"{name};dur={value}" for name, value in durations.items())
 
 
 async def _tokenize(service: Service, request: Request) -> Response:
@@ -142,9 +170,8 @@ async def _read_body(request: Request, limit_bytes: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, "The body must be JSON. Send it with the header Content-Type: application/json.")
-    declared = request.headers.get("content-length", "0")
     too_large = HTTPException(413, f"The body is larger than {limit_bytes} bytes. Send a shorter conversation.")
-    if declared.isdecimal() and int(declared) > limit_bytes:
+    if _declared_bytes(request) > limit_bytes:
         raise too_large
     body = bytearray()
     async for part in request.stream():
@@ -172,7 +199,16 @@ async def _report_health(service: Service, request: Request) -> Response:
     problem = health.error or ("" if health.alive else "The engine has stopped. Restart the server.")
     if health.stuck_ms > service.stuck_after_ms:
         problem = f"The engine has been in one step for {health.stuck_ms:.0f} ms. Restart the server if it stays so."
-    report = HealthReport("error" if problem else "ok", service.model.name, round(health.stuck_ms, 1), problem)
+    stats, admission = service.bridge.stats(), service.bridge.admission_stats()
+    report = HealthReport(
+        "error" if problem else "ok",
+        service.model.name,
+        round(health.stuck_ms, 1),
+        stats.waiting,
+        stats.running,
+        admission is not None and admission.refused_ago_ms < OVERLOADED_MS,
+        problem,
+    )
     return _json(encode(report), 503 if problem else 200)
 
 
@@ -180,7 +216,12 @@ async def report_error(request: Request, error: Exception) -> Response:
     """Tells a caller of one of our own errors, in the API's shape."""
     assert isinstance(error, VivaceError)
     status, body = describe_error(error)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if status == 429 else None
+    headers = {}
+    if status == 429:
+        wait_ms = error.retry_after_ms if isinstance(error, OverloadedError) else RETRY_AFTER_MS
+        headers = {"retry-after": str(math.ceil(wait_ms / 1000)), "retry-after-ms": str(math.ceil(wait_ms))}
+    if isinstance(error, DeadlineError):
+        headers = {"x-should-retry": "false"}  # the official client would send it again, later still
     return _json(encode(ErrorReply(body)), status, headers)
 
 

@@ -1,0 +1,272 @@
+"""Which requests are accepted: those whose deadline will be kept, behind all that was accepted before.
+
+Every accepted request is in a ledger with what is left of it. A new one is put among them and the whole is forecast;
+it is accepted if it will be on time and makes nobody late. How far to trust forecasts is learned from those that came
+true: they are multiplied with a margin that follows the high quantile of how much longer things took.
+
+Beside that, what waits is bounded by tokens and by predicted time, for requests without a deadline too.
+
+Knows no engine, no thread and no HTTP: it is told of requests, of tokens and of ends. Any thread may call it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vivace.budget import Budget, Deadline, OnDeadline
+from vivace.engine.cost import StepCost
+from vivace.engine.forecast import Forecast, Load, StepLimits, forecast
+from vivace.engine.lengths import Lengths
+from vivace.engine.request import FinishReason, Request, Update
+from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
+
+MARGIN_QUANTILE = 0.995
+"""Of the requests that are accepted, that many should not take longer than their forecast times the margin."""
+MARGIN_RATE = 0.04
+MARGIN_RANGE = (0.5, 4.0)
+FLUSH_MS = 2.0
+"""From an answer's last token to its last byte."""
+PROBE_S = 1.0
+"""With nothing under way, one request in this time is accepted whatever its forecast."""
+HOPEFUL = 0.5
+"""A request not yet read is taken for this share of what it probably is."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """Bounds on what may wait. Raises `ConfigError` when a value is out of its range."""
+
+    by_forecast: bool = True
+    """Refuse what would be late; if not, only the bounds below refuse."""
+    max_waiting_tokens: int = 4_000_000
+    """Of prompts not begun and answers to come, together."""
+    max_wait_ms: float = 120_000.0
+    """The time that all that is accepted may take, by the cost model."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_waiting_tokens", "max_wait_ms"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionStats:
+    """What admission did since it was made, and what it believes now."""
+
+    accepted: int
+    refused_unread: int
+    """From their size and budget alone."""
+    refused_late: int
+    """Read, and would have been late or made others late."""
+    refused_full: int
+    """What waits is bounded."""
+    margin: float
+    under_way: int
+    refused_ago_ms: float
+    """Since the last refusal."""
+    expected_tokens: int | None
+    """The length that is counted on where `max_tokens` is more."""
+
+
+@dataclass(slots=True)
+class _Accepted:
+    load: Load
+    limited: bool
+    began: float
+    """The instant it was accepted."""
+    forecast_ms: float
+    tokens: int = 0
+
+
+class Admission:
+    """One engine's ledger."""
+
+    def __init__(self, config: AdmissionConfig, limits: StepLimits) -> None:
+        self._config = config
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._accepted: dict[str, _Accepted] = {}
+        self._tokens = 0
+        """Left of all that is accepted."""
+        self._lengths = Lengths()
+        self._margin = 1.15
+        self._tokens_per_byte = 0.3
+        self._last_refusal = self._last_probe = -math.inf
+        self._count = self._refused_unread = self._refused_late = self._refused_full = 0
+
+    def screen(self, size_bytes: int, budget: Budget, arrived: float, cost: StepCost | None, now: float) -> None:
+        """Refuse a request of which only the size and the budget are known, if there is no hope for it.
+
+        Raises `OverloadedError`.
+        """
+        with self._lock:
+            if cost is None or not budget or not self._config.by_forecast or not self._accepted:
+                return
+            prompt = max(1, int(HOPEFUL * self._tokens_per_byte * size_bytes))
+            answer = max(1, int(HOPEFUL * self._lengths.expect(16)))
+            load = Load(prompt, answer, budget.deadline(arrived))
+            late_ms = self._late_ms(load, cost, now)[0]
+            if late_ms > 0:
+                self._refused_unread += 1
+                raise self._refuse(late_ms, now)
+
+    def learn_size(self, tokens: int, size_bytes: int) -> None:
+        """A request of so many bytes turned out to have a prompt of so many tokens."""
+        with self._lock:
+            self._tokens_per_byte += (tokens / max(1, size_bytes) - self._tokens_per_byte) / 16
+
+    def admit(self, request: Request, cost: StepCost | None, now: float) -> Request:
+        """Enter a request, and return it with the length that is counted on.
+
+        Raises `OverloadedError` if it would be late, make others late, or find too much waiting, and
+        `UnreachableBudgetError` if it would be late on an idle machine.
+        """
+        with self._lock:
+            answer = self._lengths.expect(request.max_tokens)
+            deadline = request.budget.deadline(request.arrived)
+            truncates = request.on_deadline is OnDeadline.TRUNCATE
+            load = Load(len(request.prompt), answer, deadline, len(request.prompt), truncates)
+            self._check_bounds(load, cost, now)
+            forecast_ms = math.inf
+            if cost is not None and request.budget:
+                late_ms, forecast_ms = self._late_ms(load, cost, now)
+                if late_ms > 0 and self._config.by_forecast and not self._may_probe(now):
+                    self._check_reachable(request, load, cost, now)
+                    self._refused_late += 1
+                    raise self._refuse(late_ms, now)
+            self._count += 1
+            self._tokens += load.prompt + load.answer
+            self._accepted[request.id] = _Accepted(load, bool(request.budget), now, forecast_ms)
+            return replace(request, expected_tokens=answer)
+
+    def observe(self, update: Update, now: float) -> None:
+        """An accepted request went on, or ended."""
+        with self._lock:
+            entry = self._accepted.get(update.id)
+            if entry is None:
+                return
+            before = entry.load.prompt + entry.load.answer
+            new = len(update.tokens)
+            entry.tokens += new
+            entry.load.context += new
+            entry.load.prompt = 0
+            entry.load.answer = max(1, entry.load.answer - new)
+            self._tokens += entry.load.prompt + entry.load.answer - before
+            if update.finish_reason is not None:
+                self._end(update.id, entry, update.finish_reason, now)
+
+    def forget(self, id: str) -> None:
+        """An accepted request ended otherwise."""
+        with self._lock:
+            entry = self._accepted.pop(id, None)
+            if entry is not None:
+                self._tokens -= entry.load.prompt + entry.load.answer
+
+    def stats(self, now: float) -> AdmissionStats:
+        with self._lock:
+            known = self._lengths.expect(2**62)
+            return AdmissionStats(
+                self._count,
+                self._refused_unread,
+                self._refused_late,
+                self._refused_full,
+                self._margin,
+                len(self._accepted),
+                1000 * (now - self._last_refusal),
+                known if known < 2**62 else None,
+            )
+
+    def _may_probe(self, now: float) -> bool:
+        """Whether to accept a request against the forecast: with nothing under way, one now and then.
+
+        Otherwise a machine that was slow for a while, and is no longer, would refuse for ever, and never learn so.
+        """
+        if self._accepted or now - self._last_probe < PROBE_S:
+            return False
+        self._last_probe = now
+        return True
+
+    def _end(self, id: str, entry: _Accepted, reason: FinishReason, now: float) -> None:
+        del self._accepted[id]
+        self._tokens -= entry.load.prompt + entry.load.answer
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._lengths.observe(entry.tokens, ended=reason is FinishReason.STOP)
+        elif reason is not FinishReason.DEADLINE:
+            return
+        if entry.forecast_ms < math.inf:
+            took_ms = 1000 * (now - entry.began)
+            longer = reason is FinishReason.DEADLINE or took_ms > self._margin * entry.forecast_ms
+            # The quantile as the point at which both pulls are equal (Robbins and Monro 1951).
+            step = MARGIN_QUANTILE if longer else MARGIN_QUANTILE - 1
+            self._margin = min(max(self._margin + MARGIN_RATE * step, MARGIN_RANGE[0]), MARGIN_RANGE[1])
+
+    def _check_bounds(self, load: Load, cost: StepCost | None, now: float) -> None:
+        tokens = self._tokens + load.prompt + load.answer
+        if tokens > self._config.max_waiting_tokens and self._accepted:
+            self._refused_full += 1
+            self._last_refusal = now
+            raise OverloadedError(f"{self._tokens} tokens wait to be computed already. Try again later.", 1000.0)
+        if cost is None:
+            return
+        streams = max(1, len(self._accepted))
+        wait_ms = self._tokens * (cost.token_ms + (cost.base_ms + cost.sequence_ms) / streams)
+        if wait_ms > self._config.max_wait_ms and self._accepted:
+            self._refused_full += 1
+            self._last_refusal = now
+            late_ms = wait_ms - self._config.max_wait_ms
+            raise OverloadedError(f"What waits already takes another {wait_ms / 1000:.0f} s. Try later.", late_ms)
+
+    def _late_ms(self, load: Load, cost: StepCost, now: float) -> tuple[float, float]:
+        """By how much the load, or somebody because of it, would be late, and when it would be done."""
+        others = [entry.load for entry in self._accepted.values() if entry.limited]
+        found = forecast([*others, load], cost, self._limits)
+        late_ms = find_lateness_ms(load, found[-1], now, self._margin)
+        if late_ms <= 0 and any(
+            find_lateness_ms(other, told, now, self._margin) > 0 for other, told in zip(others, found[:-1], strict=True)
+        ):
+            late_ms = self._harm_ms(others, found[:-1], cost, now)
+        return late_ms, found[-1].done_ms
+
+    def _harm_ms(self, others: Sequence[Load], found: Sequence[Forecast], cost: StepCost, now: float) -> float:
+        """The most that somebody is late who would not be late without the newcomer."""
+        without = forecast(others, cost, self._limits)
+        late_ms = 0.0
+        for load, told, before in zip(others, found, without, strict=True):
+            if find_lateness_ms(load, before, now, self._margin) <= 0:
+                late_ms = max(late_ms, find_lateness_ms(load, told, now, self._margin))
+        return late_ms
+
+    def _check_reachable(self, request: Request, load: Load, cost: StepCost, now: float) -> None:
+        (alone,) = forecast([load], cost, self._limits)
+        if find_lateness_ms(load, alone, now, 1.0) > 0:
+            raise UnreachableBudgetError(
+                f"The budget ({request.budget}) is less than this machine needs with nothing else to do: about "
+                f"{alone.first_ms:.0f} ms to the first token and {alone.done_ms:.0f} ms in all for "
+                f"{load.prompt} tokens in and {load.answer} out. Allow more time, ask for fewer tokens, or use a "
+                "smaller model."
+            )
+
+    def _refuse(self, late_ms: float, now: float) -> OverloadedError:
+        self._last_refusal = now
+        message = (
+            "The deadline would not be kept behind the requests accepted already. "
+            f"Try again in {late_ms:.0f} ms, or allow more time."
+        )
+        return OverloadedError(message, max(1.0, late_ms))
+
+
+def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> float:
+    """By how much a load misses its deadline, if everything takes `margin` times as long as forecast; not above 0 if
+    it does not."""
+    deadline: Deadline = load.deadline
+    left_ms = 1000 * (deadline.total - now) - FLUSH_MS
+    late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - left_ms
+    if load.prompt:
+        late_ms = max(late_ms, margin * told.first_ms + FLUSH_MS - 1000 * (deadline.first - now))
+    if load.answer > 1 and deadline.tpot_s < math.inf:
+        per_token_ms = margin * (told.done_ms - told.first_ms) / (load.answer - bool(load.prompt))
+        late_ms = max(late_ms, (per_token_ms - 1000 * deadline.tpot_s) * load.answer)
+    return late_ms
