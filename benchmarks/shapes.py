@@ -55,7 +55,7 @@ SHAPES = {
 def write_checkpoint(shape: Shape, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(_config(shape)))
-    _write_tokenizer(directory)
+    _write_tokenizer(directory, shape.vocab)
     _write_weights(shape, directory / "model.safetensors")
 
 
@@ -79,13 +79,14 @@ def _config(shape: Shape) -> dict[str, object]:
     }
 
 
-def _write_tokenizer(directory: Path) -> None:
-    """Bytes and three special tokens; ids above them decode to nothing."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+def _write_tokenizer(directory: Path, vocab: int) -> None:
+    """Bytes and three special tokens; ids above them are decoded to numbers, and never come of a text."""
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    spellings = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *names]
+    spellings += [f"\u0120{number}" for number in range(len(spellings), vocab)]  # U+0120 stands for a space
+    tokenizer = Tokenizer(models.BPE(vocab={spelling: id for id, spelling in enumerate(spellings)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
     tokenizer.save(str(directory / "tokenizer.json"))
     template = (

@@ -79,7 +79,7 @@ def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--admission/--no-admission", default=True, show_default=True,
                      help="Refuse at once what would miss its deadline. Without, only --max-waiting refuses."),
         click.option("--policy", type=click.Choice(["edf", "fifo", "shortest"]), default="edf", show_default=True,
-                     help="Who goes first within a priority: the earliest deadline, the first to come, the least work."),
+                     help="Who goes first within a priority: earliest deadline, first to come, least work."),
         click.option(
             "--max-body",
             type=click.IntRange(1),

@@ -1,8 +1,9 @@
 """Which requests are accepted: those whose deadline will be kept, behind all that was accepted before.
 
 Every accepted request is in a ledger with what is left of it. A new one is put among them and the whole is forecast;
-it is accepted if it will be on time and makes nobody late. How far to trust forecasts is learned from those that came
-true: they are multiplied with a margin that follows the high quantile of how much longer things took.
+it is accepted if it will be on time and makes nobody late. How far to trust forecasts is learned: they are multiplied
+with a margin that grows with every accepted request that was late, and shrinks with those that were accepted narrowly
+and on time nevertheless.
 
 Beside that, what waits is bounded by tokens and by predicted time, for requests without a deadline too.
 
@@ -23,10 +24,13 @@ from vivace.engine.lengths import Lengths
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
 
-MARGIN_QUANTILE = 0.995
-"""Of the requests that are accepted, that many should not take longer than their forecast times the margin."""
-MARGIN_RATE = 0.04
-MARGIN_RANGE = (0.5, 4.0)
+MARGIN_START = 1.15
+MARGIN_RANGE = (1.0, 3.0)
+MARGIN_GROWTH = 0.06
+MARGIN_DECAY = 0.0002
+"""In balance with the growth when one in 300 narrow requests is late."""
+NARROW = 0.7
+"""A request is accepted narrowly whose forecast, the margin included, takes more than this share of its time."""
 FLUSH_MS = 2.0
 """From an answer's last token to its last byte."""
 PROBE_S = 1.0
@@ -75,9 +79,7 @@ class AdmissionStats:
 class _Accepted:
     load: Load
     limited: bool
-    began: float
-    """The instant it was accepted."""
-    forecast_ms: float
+    narrow: bool
     tokens: int = 0
 
 
@@ -92,7 +94,7 @@ class Admission:
         self._tokens = 0
         """Left of all that is accepted."""
         self._lengths = Lengths()
-        self._margin = 1.15
+        self._margin = MARGIN_START
         self._tokens_per_byte = 0.3
         self._last_refusal = self._last_probe = -math.inf
         self._count = self._refused_unread = self._refused_late = self._refused_full = 0
@@ -130,16 +132,17 @@ class Admission:
             truncates = request.on_deadline is OnDeadline.TRUNCATE
             load = Load(len(request.prompt), answer, deadline, len(request.prompt), truncates)
             self._check_bounds(load, cost, now)
-            forecast_ms = math.inf
+            narrow = False
             if cost is not None and request.budget:
-                late_ms, forecast_ms = self._late_ms(load, cost, now)
+                late_ms, done_ms = self._late_ms(load, cost, now)
+                narrow = self._margin * done_ms > NARROW * 1000 * (load.deadline.total - now)
                 if late_ms > 0 and self._config.by_forecast and not self._may_probe(now):
                     self._check_reachable(request, load, cost, now)
                     self._refused_late += 1
                     raise self._refuse(late_ms, now)
             self._count += 1
             self._tokens += load.prompt + load.answer
-            self._accepted[request.id] = _Accepted(load, bool(request.budget), now, forecast_ms)
+            self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow)
             return replace(request, expected_tokens=answer)
 
     def observe(self, update: Update, now: float) -> None:
@@ -194,14 +197,10 @@ class Admission:
         self._tokens -= entry.load.prompt + entry.load.answer
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._lengths.observe(entry.tokens, ended=reason is FinishReason.STOP)
-        elif reason is not FinishReason.DEADLINE:
-            return
-        if entry.forecast_ms < math.inf:
-            took_ms = 1000 * (now - entry.began)
-            longer = reason is FinishReason.DEADLINE or took_ms > self._margin * entry.forecast_ms
-            # The quantile as the point at which both pulls are equal (Robbins and Monro 1951).
-            step = MARGIN_QUANTILE if longer else MARGIN_QUANTILE - 1
-            self._margin = min(max(self._margin + MARGIN_RATE * step, MARGIN_RANGE[0]), MARGIN_RANGE[1])
+        if reason is FinishReason.DEADLINE or now + FLUSH_MS / 1000 > entry.load.deadline.total:
+            self._margin = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1])
+        elif entry.narrow:
+            self._margin = max(self._margin - MARGIN_DECAY, MARGIN_RANGE[0])
 
     def _check_bounds(self, load: Load, cost: StepCost | None, now: float) -> None:
         tokens = self._tokens + load.prompt + load.answer
