@@ -15,7 +15,6 @@ from typing import Any, TextIO
 import click
 
 from vivace import __version__
-from vivace.cli_bench import COMMANDS
 from vivace.errors import RequestError, VivaceError
 
 
@@ -237,6 +236,7 @@ def serve(model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, **
     )
     policy = SchedulerConfig(max_waiting=options.pop("max_waiting"))
     opened = open_model(model)
+    opened.tokenizer.prepare_chat()
     with show_progress(f"Loading {opened.name}", sys.stderr) as progress:
         runner = load_runner(opened, NativeConfig(**_model_options(**options)), progress)
     compile = GrammarCompiler(opened.tokenizer, opened.config.vocab_size, opened.generation.stop_token_ids)
@@ -347,7 +347,26 @@ def _write_table(rows: dict[str, str]) -> None:
         _write(f"{name:19} {value}\n")
 
 
-@main.group()
+class _BenchGroup(click.Group):
+    """Imports the commands that measure servers when one is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        self._add_server_commands()
+        return super().list_commands(context)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands:
+            self._add_server_commands()
+        return super().get_command(context, name)
+
+    def _add_server_commands(self) -> None:
+        from vivace.cli_bench import COMMANDS
+
+        for command in COMMANDS:
+            self.add_command(command)
+
+
+@main.group(cls=_BenchGroup)
 def bench() -> None:
     """Measure."""
 
@@ -379,7 +398,3 @@ def bench_engine(
         click.echo(json.dumps(report))
         return
     _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})
-
-
-for command in COMMANDS:
-    bench.add_command(command)
