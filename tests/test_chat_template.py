@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from vivace.chat_template import MAX_CHARACTERS, ChatTemplate
+from vivace.chat_template import ChatTemplate
 from vivace.errors import RequestError
+from vivace.template_sandbox import MAX_CHARACTERS
 
 NAMES = {"bos_token": "<bos>", "eos_token": "<eos>"}
 

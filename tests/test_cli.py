@@ -89,6 +89,19 @@ def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
     assert done.stdout.decode().splitlines()[-1] == "loaded: []"
 
 
+def test_a_completion_waits_for_no_import_that_it_does_not_need() -> None:
+    """Nor does anyone who loads a model in Python."""
+    script = (
+        "import sys, vivace\n"
+        "vivace.load('mini', max_sequences=1).generate('a', max_tokens=1)\n"
+        "unneeded = ('jinja2', 'click', 'secrets', 'vivace.models.gguf', 'vivace.cli_bench', 'huggingface_hub')\n"
+        "print([name for name in unneeded if name in sys.modules])\n"
+    )
+    done = run_process("-c", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == "[]\n"
+
+
 def test_the_version_is_the_packages() -> None:
     assert invoke("--version").stdout == f"vivace {vivace.__version__}\n"
 

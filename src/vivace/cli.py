@@ -15,7 +15,6 @@ from typing import Any, TextIO
 import click
 
 from vivace import __version__
-from vivace.cli_bench import COMMANDS
 from vivace.errors import ConfigError, RequestError, VivaceError
 
 
@@ -262,6 +261,7 @@ def serve(
         launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress)
     try:
         model = opened[launched.first]
+        model.tokenizer.prepare_chat()
         summary = _summarize(model, launched.runners[launched.first], options["quantize"])
         app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json"))
     finally:
@@ -378,7 +378,26 @@ def _write_table(rows: dict[str, str]) -> None:
         _write(f"{name:19} {value}\n")
 
 
-@main.group()
+class _BenchGroup(click.Group):
+    """Imports the commands that measure servers when one is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        self._add_server_commands()
+        return super().list_commands(context)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands:
+            self._add_server_commands()
+        return super().get_command(context, name)
+
+    def _add_server_commands(self) -> None:
+        from vivace.cli_bench import COMMANDS
+
+        for command in COMMANDS:
+            self.add_command(command)
+
+
+@main.group(cls=_BenchGroup)
 def bench() -> None:
     """Measure."""
 
@@ -410,7 +429,3 @@ def bench_engine(
         click.echo(json.dumps(report))
         return
     _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})
-
-
-for command in COMMANDS:
-    bench.add_command(command)

@@ -5,7 +5,7 @@ Knows neither tokenizer nor HTTP: prompts are token ids by now, stop strings are
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -174,7 +174,7 @@ def _resolve(params: SamplingParams, defaults: GenerationDefaults, prompt_length
         temperature=0.0 if temperature < LEAST_TEMPERATURE else temperature,
         top_k=defaults.top_k if params.top_k is None else params.top_k,
         top_p=defaults.top_p if params.top_p is None else params.top_p,
-        seed=secrets.randbits(64) if params.seed is None else params.seed,
+        seed=int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed,
         stop_token_ids=tuple(dict.fromkeys(stops + params.stop_token_ids)),
         min_p=defaults.min_p if params.min_p is None else params.min_p,
         repetition_penalty=defaults.repetition_penalty if repetition is None else repetition,

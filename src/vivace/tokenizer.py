@@ -90,6 +90,10 @@ class Tokenizer:
         """The chat template's text for requests with tools; None if it takes none."""
         return self._template.tool_source
 
+    def prepare_chat(self) -> None:
+        """Compile the chat template now, so that the first conversation waits for nothing."""
+        self._template.prepare()
+
     @property
     def special_names(self) -> frozenset[str]:
         """What the tokens that are no text are called."""

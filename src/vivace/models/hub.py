@@ -6,7 +6,6 @@ Knows nothing of what is in it. From the hub come only weights in safetensors, J
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
 
 from vivace.errors import ModelNotFoundError
@@ -32,7 +31,7 @@ def locate_model(name: str) -> Path:
     Raises `ModelNotFoundError` when there is none, or when the hub cannot be reached and holds no copy here.
     """
     if name in EMBEDDED:
-        return Path(str(resources.files("vivace.models") / EMBEDDED[name]))
+        return Path(__file__).parent / EMBEDDED[name]
     path = Path(name)
     if name and (path.is_dir() or (path.is_file() and path.suffix.lower() == GGUF_SUFFIX)):
         return path

@@ -7,10 +7,6 @@ from pathlib import Path
 
 from vivace.models.checkpoint import Checkpoint, TensorSource
 from vivace.models.config import ModelConfig, read_config, read_generation_defaults
-from vivace.models.gguf import GgufFile
-from vivace.models.gguf_checkpoint import GgufCheckpoint
-from vivace.models.gguf_config import read_architecture, read_gguf_config, read_gguf_generation
-from vivace.models.gguf_tokenizer import read_gguf_tokenizer
 from vivace.models.hub import locate_model
 from vivace.sampling import GenerationDefaults
 from vivace.tokenizer import Tokenizer
@@ -55,6 +51,11 @@ def _open_directory(directory: Path, name: str) -> Model:
 
 
 def _open_file(path: Path) -> Model:
+    from vivace.models.gguf import GgufFile
+    from vivace.models.gguf_checkpoint import GgufCheckpoint
+    from vivace.models.gguf_config import read_architecture, read_gguf_config, read_gguf_generation
+    from vivace.models.gguf_tokenizer import read_gguf_tokenizer
+
     file = GgufFile.open(path)
     architecture, config = read_architecture(file), read_gguf_config(file)
     return Model(
