@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from vivace.engine.bridge import EngineThread
 from vivace.errors import ConfigError, RequestError, VivaceError
 from vivace.models.model import Model
 from vivace.server.access import Access
+from vivace.server.cache import ResponseCache
 from vivace.server.docs import build_docs_routes
 from vivace.server.log import LogFormat, LogLevel, logging_to
 from vivace.server.metrics import Metrics
@@ -40,6 +41,7 @@ from vivace.server.routes import (
     report_error,
     report_http_error,
 )
+from vivace.server.sharing import Sharing
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -75,6 +77,16 @@ class ServerConfig:
     log_format: LogFormat = "text"
     log_level: LogLevel = "warning"
     """`info` has a line for each request."""
+    response_cache_bytes: int = 0
+    """Room for answers to deterministic requests, which are then told again instead of computed; 0 keeps none."""
+    response_cache_ttl_s: float = 3600.0
+    """How long such an answer is told."""
+    coalesce: bool = False
+    """Equal deterministic requests under way share one generation. With a response cache they always do."""
+    share_responses: bool = False
+    """Callers with different API keys share what was answered."""
+    isolate_prefixes: bool = False
+    """Callers with different API keys share no prefix, so that none can tell from times what another one sent."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -85,6 +97,10 @@ class ServerConfig:
         for name in ("stuck_after_ms", "drain_ms"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.response_cache_bytes < 0 or not self.response_cache_ttl_s > 0:
+            raise ConfigError("The response cache needs 0 or more bytes, and a time to live above 0 seconds.")
+        if self.isolate_prefixes and not self.api_keys:
+            raise ConfigError("Prefixes are isolated by API key, and there is none. Give --api-key or --api-key-file.")
         if not all(key.strip() == key and key.isascii() and key for key in self.api_keys):
             raise ConfigError("An API key is empty, has a space at an end, or goes beyond ASCII. Change it.")
 
@@ -92,8 +108,20 @@ class ServerConfig:
 def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
     """The ASGI application. Its lifespan starts the bridge, and closes it."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
-    metrics = Metrics(bridge)
-    service = Service(model, bridge, pool, metrics, config.max_body_bytes, config.stuck_after_ms, int(time.time()))
+    sharing = _build_sharing(config, pool)
+    metrics = Metrics(bridge, sharing)
+    service = Service(
+        model,
+        bridge,
+        pool,
+        metrics,
+        config.max_body_bytes,
+        config.stuck_after_ms,
+        int(time.time()),
+        sharing,
+        config.share_responses,
+        not config.isolate_prefixes,
+    )
 
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:
@@ -116,6 +144,12 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
             Exception: report_bug,
         },
     )
+
+
+def _build_sharing(config: ServerConfig, pool: Executor) -> Sharing | None:
+    if not config.response_cache_bytes:
+        return Sharing(None, pool) if config.coalesce else None
+    return Sharing(ResponseCache(config.response_cache_bytes, config.response_cache_ttl_s), pool)
 
 
 def _warm_up(model: Model) -> None:
