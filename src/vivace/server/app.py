@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
 import socket
 import time
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
@@ -42,6 +44,10 @@ from vivace.server.routes import (
     report_http_error,
 )
 from vivace.server.sharing import Sharing
+from vivace.server.tracing import Tracing, find_tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -105,8 +111,8 @@ class ServerConfig:
             raise ConfigError("An API key is empty, has a space at an end, or goes beyond ASCII. Change it.")
 
 
-def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
-    """The ASGI application. Its lifespan starts the bridge, and closes it."""
+def build_app(model: Model, bridge: EngineThread, config: ServerConfig, tracer: Tracer | None = None) -> Starlette:
+    """The ASGI application. Its lifespan starts the bridge, and closes it. With a tracer, requests leave spans."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
     sharing = _build_sharing(config, pool)
     metrics = Metrics(bridge, sharing)
@@ -123,6 +129,8 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
         not config.isolate_prefixes,
     )
 
+    traced = [] if tracer is None else [Middleware(Tracing, tracer, model.name)]
+
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:
         bridge.start()
@@ -135,7 +143,7 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
 
     return Starlette(
         routes=build_routes(service) + build_docs_routes(model.name, bool(config.api_keys)) + _page_routes(),
-        middleware=[Middleware(Access, config.api_keys, metrics.count)],
+        middleware=[*traced, Middleware(Access, config.api_keys, metrics.count)],
         lifespan=run_engine,
         exception_handlers={
             VivaceError: report_error,
@@ -193,13 +201,14 @@ def serve(
     """Listen and answer until SIGINT or SIGTERM; answers under way finish, or their readers are told.
 
     `announce` is called once with the server's URL when it can be reached. Call from the main thread.
-    Raises `ConfigError` when the address cannot be had.
+    Raises `ConfigError` when the address cannot be had, or what the environment asks of OpenTelemetry.
     """
+    tracer = find_tracer(os.environ)
     sock = listen(config)
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     settings = uvicorn.Config(
-        build_app(model, bridge, config),
+        build_app(model, bridge, config, tracer),
         loop="uvloop",
         http="httptools",
         ws="none",
