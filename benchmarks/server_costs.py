@@ -19,7 +19,7 @@ from vivace.engine.constraint import Grammar, ask_mask
 from vivace.grammar import GrammarCompiler
 from vivace.models.model import open_model
 from vivace.server.answer import TOKENS_AT_A_TIME
-from vivace.server.jobs import prepare_chat, prepare_completion
+from vivace.server.jobs import read_chat, read_completion
 from vivace.server.metrics import Metrics
 from vivace.server.replies import ChatReplies, Piece, Whole, make_usage
 
@@ -61,9 +61,9 @@ def main() -> None:
             "count an answer": cost_us(lambda: metrics.record(usage)),
         },
         "off the loop": {
-            "prepare a completion": cost_us(lambda: prepare_completion(model, text, time.monotonic())),
-            "prepare a chat": cost_us(lambda: prepare_chat(model, short, time.monotonic())),
-            "prepare a chat of 1,850 characters": cost_us(lambda: prepare_chat(model, long, time.monotonic())),
+            "prepare a completion": cost_us(lambda: read_completion(model, text).prepare(time.monotonic())),
+            "prepare a chat": cost_us(lambda: read_chat(model, short).prepare(time.monotonic())),
+            "prepare a chat of 1,850 characters": cost_us(lambda: read_chat(model, long).prepare(time.monotonic())),
             "mask of a JSON object": cost_us(lambda: ask_mask(constraint, model.config.vocab_size)),
         },
     }

@@ -97,6 +97,39 @@ def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
             help="At the end, how long answers under way may take to finish.",
         ),
         click.option(
+            "--response-cache",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            metavar="MIB",
+            help="Memory for answers to requests without chance (temperature 0, or a seed): the same request is then "
+            "answered at once, and equal requests under way share one computation. 0 keeps none, so that every time "
+            "measured is that of a computed answer. Cache-Control: no-store or no-cache on a request is honoured.",
+        ),
+        click.option(
+            "--response-cache-ttl",
+            type=click.FloatRange(0, min_open=True),
+            default=3600.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long a kept answer is told.",
+        ),
+        click.option(
+            "--coalesce",
+            is_flag=True,
+            help="Share computations between equal requests under way without keeping answers.",
+        ),
+        click.option(
+            "--share-responses",
+            is_flag=True,
+            help="Kept and shared answers may go to other API keys than the one that asked first.",
+        ),
+        click.option(
+            "--isolate-prefixes",
+            is_flag=True,
+            help="Requests with different API keys share no prefix of their prompts, unless they bring a cache_salt.",
+        ),
+        click.option(
             "--log-format",
             type=click.Choice(["text", "json"]),
             default="text",
@@ -251,6 +284,11 @@ def serve(
         budget=parse_budget(budget) if budget else NO_BUDGET,
         drain_ms=1000 * options.pop("drain"),
         api_keys=(*api_keys, *keys),
+        response_cache_bytes=2**20 * options.pop("response_cache"),
+        response_cache_ttl_s=options.pop("response_cache_ttl"),
+        coalesce=options.pop("coalesce"),
+        share_responses=options.pop("share_responses"),
+        isolate_prefixes=options.pop("isolate_prefixes"),
         log_format=options.pop("log_format"),
         log_level=options.pop("log_level"),
     )

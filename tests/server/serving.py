@@ -50,12 +50,18 @@ def make_compiler(model: Model) -> GrammarCompiler:
 
 @asynccontextmanager
 async def serving(
-    model: Model, script: str | bytes = "Hello there.", *, max_waiting: int = 64, slots: int = 4, **config: Any
+    model: Model,
+    script: str | bytes = "Hello there.",
+    *,
+    max_waiting: int = 64,
+    slots: int = 4,
+    tracer: Any = None,
+    **config: Any,
 ) -> AsyncIterator[Running]:
     """The app with its engine running, and clients of it in the same process."""
     runner = ScriptedRunner(script, model.config.context_length, model.config.vocab_size, slots)
     bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)), make_compiler(model))
-    app = build_app(model, bridge, ServerConfig(**config))
+    app = build_app(model, bridge, ServerConfig(**config), tracer)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

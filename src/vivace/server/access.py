@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vivace.server.replies import ErrorBody, ErrorReply, encode
-from vivace.server.routes import TOLD
+from vivace.server.routes import CALLER, TOLD
 
 GUARDED = ("/v1/", "/tokenize", "/metrics")
 """Paths that need a key, where there is one; the page, the documentation and /health do not."""
@@ -44,6 +45,7 @@ class Access:
     def __init__(self, app: ASGIApp, keys: Sequence[str], count: Callable[[str, int], None]) -> None:
         self._app = app
         self._digests = [_digest(key.encode()) for key in keys]
+        self._secret = secrets.token_bytes(32)
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +82,7 @@ class Access:
         kind, _, key = given.partition(b" ")
         digest = _digest(key.strip())
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        scope[CALLER] = hmac.new(self._secret, digest, hashlib.sha256).hexdigest()
         return kind.lower() == b"bearer" and any(matches)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from vivace.budget import OnDeadline, Timeline
+from vivace.budget import NO_BUDGET, Budget, OnDeadline, Timeline
 from vivace.engine.bridge import EngineThread
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import DeadlineError, EngineStoppedError, StepFailedError
@@ -18,8 +19,78 @@ from vivace.server.replies import Piece, ScoredToken, Usage, Whole, make_usage
 from vivace.server.tools import ToolReader, ToolUse
 from vivace.tokenizer import Tokenizer
 
+News = list[tuple[int, Piece, str | None]]
+"""What is new of some answers: which, what, and why it finished, if it did."""
+
 TOKENS_AT_A_TIME = 32
 """Read, in under 50 µs, before the event loop may do something else; more may come at once when a reader was slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the answers to one request came to, once the engine has let go of all."""
+
+    prompt_tokens: int
+    """A prompt counts once, however many answers it has."""
+    completion_tokens: int
+    cached_tokens: int
+    """Tokens of the prompts found in the prefix cache."""
+    timeline: Timeline
+    """Up to the last token, of the answer that took longest."""
+    arrived: float
+    """The monotonic instant that the timeline begins at."""
+    budget: Budget = NO_BUDGET
+    truncated: bool = False
+    """A deadline ended an answer."""
+    variant: str = ""
+    """Of a ladder, which one answered."""
+    degraded: str = ""
+    """Why it was not the first, or why the answer had to be short."""
+
+    @property
+    def forced(self) -> bool:
+        """Something other than the request and the model shaped an answer: it would be another one at another time."""
+        return self.truncated or bool(self.degraded)
+
+    def usage(self, timeline: Timeline, cached_tokens: int) -> Usage:
+        """As one reader saw it."""
+        return make_usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            cached_tokens,
+            timeline,
+            self.budget,
+            truncated=self.truncated,
+            variant=self.variant,
+            degraded=self.degraded,
+        )
+
+
+class Reading(Protocol):
+    """How a reader gets the answers to one request, wherever they come from. Close it, whatever happens."""
+
+    @property
+    def finished(self) -> bool:
+        """All has been read."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Nothing has to be waited for any more, the usage included."""
+        ...
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Of the answers that have ended, in their order."""
+        ...
+
+    async def read(self) -> News: ...
+
+    async def read_all(self) -> list[Whole]: ...
+
+    async def usage(self) -> Usage: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Answer:
@@ -183,10 +254,14 @@ class Answers:
     Close them, whatever happens.
     """
 
-    def __init__(self, answers: Sequence[Answer], per_prompt: int = 1) -> None:
-        """`answers` has `per_prompt` for the first prompt, then as many for the next one."""
+    def __init__(
+        self, answers: Sequence[Answer], per_prompt: int = 1, report: Callable[[Settled], None] | None = None
+    ) -> None:
+        """`answers` has `per_prompt` for the first prompt, then as many for the next one. `report` is told once how all
+        came out."""
         self._answers = answers
         self._per_prompt = per_prompt
+        self._report = report
         self._reading: dict[asyncio.Task[Piece], int] = {}
         self._unfinished = set(range(len(answers)))
 
@@ -199,8 +274,12 @@ class Answers:
         """The engine has let go of all requests."""
         return all(answer.over for answer in self._answers)
 
-    async def read(self) -> list[tuple[int, Piece, str | None]]:
-        """What is new of some answers: which, what, and why it finished, if it did. Raises as an answer does."""
+    @property
+    def finish_reasons(self) -> list[str]:
+        return [answer.finish_reason for answer in self._answers if answer.finish_reason is not None]
+
+    async def read(self) -> News:
+        """What is new of some answers. Raises as an answer does."""
         if len(self._answers) == 1:
             return [self._note(0, await self._answers[0].read())]
         for index in self._unfinished.difference(self._reading.values()):
@@ -227,20 +306,32 @@ class Answers:
             self._unfinished.discard(index)
         return index, piece, reason
 
-    async def usage(self) -> Usage:
-        """Tokens and times, once all is told. A prompt counts once. The times are those of the answer that took
-        longest; what is left of the time is the flush."""
+    async def settle(self) -> Settled:
+        """Tokens and times, once all is told. The times are those of the answer that took longest."""
         settled = [await answer.settle() for answer in self._answers]
         firsts = range(0, len(settled), self._per_prompt)
-        timeline = max((timeline for _, _, timeline in settled), key=lambda timeline: timeline.total_ms)
-        elapsed_ms = 1000 * (time.monotonic() - self._answers[0].request.arrived)
-        return make_usage(
+        first = self._answers[0].request
+        outcome = Settled(
             sum(len(self._answers[index].request.prompt) for index in firsts),
             sum(tokens for tokens, _, _ in settled),
             sum(settled[index][1] for index in firsts),
-            replace(timeline, flush_ms=max(0.0, elapsed_ms - timeline.total_ms)),
-            self._answers[0].request.budget,
-            truncated=any(answer.truncated for answer in self._answers),
+            max((timeline for _, _, timeline in settled), key=lambda timeline: timeline.total_ms),
+            first.arrived,
+            first.budget,
+            any(answer.truncated for answer in self._answers),
+            first.variant,
+            "; ".join(dict.fromkeys(filter(None, (answer.request.degraded for answer in self._answers)))),
+        )
+        if self._report is not None:
+            self._report(outcome)
+        return outcome
+
+    async def usage(self) -> Usage:
+        """As settled; what is left of the time until now is the flush."""
+        outcome = await self.settle()
+        timeline, elapsed_ms = outcome.timeline, 1000 * (time.monotonic() - outcome.arrived)
+        return outcome.usage(
+            replace(timeline, flush_ms=max(0.0, elapsed_ms - timeline.total_ms)), outcome.cached_tokens
         )
 
     async def aclose(self) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,6 +32,7 @@ from vivace.engine.bridge import EngineThread
 from vivace.errors import ConfigError, RequestError, VivaceError
 from vivace.models.model import Model
 from vivace.server.access import Access
+from vivace.server.cache import ResponseCache
 from vivace.server.docs import build_docs_routes
 from vivace.server.log import LogFormat, LogLevel, logging_to
 from vivace.server.metrics import Metrics
@@ -41,6 +44,11 @@ from vivace.server.routes import (
     report_error,
     report_http_error,
 )
+from vivace.server.sharing import Sharing
+from vivace.server.tracing import Tracing, find_tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -78,6 +86,16 @@ class ServerConfig:
     log_format: LogFormat = "text"
     log_level: LogLevel = "warning"
     """`info` has a line for each request."""
+    response_cache_bytes: int = 0
+    """Room for answers to deterministic requests, which are then told again instead of computed; 0 keeps none."""
+    response_cache_ttl_s: float = 3600.0
+    """How long such an answer is told."""
+    coalesce: bool = False
+    """Equal deterministic requests under way share one generation. With a response cache they always do."""
+    share_responses: bool = False
+    """Callers with different API keys share what was answered."""
+    isolate_prefixes: bool = False
+    """Callers with different API keys share no prefix, so that none can tell from times what another one sent."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -88,14 +106,19 @@ class ServerConfig:
         for name in ("stuck_after_ms", "drain_ms"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.response_cache_bytes < 0 or not self.response_cache_ttl_s > 0:
+            raise ConfigError("The response cache needs 0 or more bytes, and a time to live above 0 seconds.")
+        if self.isolate_prefixes and not self.api_keys:
+            raise ConfigError("Prefixes are isolated by API key, and there is none. Give --api-key or --api-key-file.")
         if not all(key.strip() == key and key.isascii() and key for key in self.api_keys):
             raise ConfigError("An API key is empty, has a space at an end, or goes beyond ASCII. Change it.")
 
 
-def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starlette:
-    """The ASGI application. Its lifespan starts the bridge, and closes it."""
+def build_app(model: Model, bridge: EngineThread, config: ServerConfig, tracer: Tracer | None = None) -> Starlette:
+    """The ASGI application. Its lifespan starts the bridge, and closes it. With a tracer, requests leave spans."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
-    metrics = Metrics(bridge)
+    sharing = _build_sharing(config, pool)
+    metrics = Metrics(bridge, sharing)
     service = Service(
         model,
         bridge,
@@ -105,7 +128,12 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
         config.budget,
         config.stuck_after_ms,
         int(time.time()),
+        sharing,
+        config.share_responses,
+        not config.isolate_prefixes,
     )
+
+    traced = [] if tracer is None else [Middleware(Tracing, tracer, model.name)]
 
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:
@@ -119,7 +147,7 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
 
     return Starlette(
         routes=build_routes(service) + build_docs_routes(model.name, bool(config.api_keys)) + _page_routes(),
-        middleware=[Middleware(Access, config.api_keys, metrics.count)],
+        middleware=[*traced, Middleware(Access, config.api_keys, metrics.count)],
         lifespan=run_engine,
         exception_handlers={
             VivaceError: report_error,
@@ -128,6 +156,12 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig) -> Starl
             Exception: report_bug,
         },
     )
+
+
+def _build_sharing(config: ServerConfig, pool: Executor) -> Sharing | None:
+    if not config.response_cache_bytes:
+        return Sharing(None, pool) if config.coalesce else None
+    return Sharing(ResponseCache(config.response_cache_bytes, config.response_cache_ttl_s), pool)
 
 
 def _warm_up(model: Model) -> None:
@@ -171,13 +205,14 @@ def serve(
     """Listen and answer until SIGINT or SIGTERM; answers under way finish, or their readers are told.
 
     `announce` is called once with the server's URL when it can be reached. Call from the main thread.
-    Raises `ConfigError` when the address cannot be had.
+    Raises `ConfigError` when the address cannot be had, or what the environment asks of OpenTelemetry.
     """
+    tracer = find_tracer(os.environ)
     sock = listen(config)
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     settings = uvicorn.Config(
-        build_app(model, bridge, config),
+        build_app(model, bridge, config, tracer),
         loop="uvloop",
         http="httptools",
         ws="none",

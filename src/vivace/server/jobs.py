@@ -9,18 +9,22 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import structs
 
-from vivace.budget import Budget
+from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.constraint import Grammar
 from vivace.engine.request import Request
 from vivace.models.model import Model
 from vivace.sampling import SamplingParams, build_request
 from vivace.server.decoding import FieldError
-from vivace.server.fields import SamplingFields, find_grammar, find_terms
+from vivace.server.fields import SamplingFields, Terms, find_grammar, find_terms
 from vivace.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
     GenerationFields,
     Message,
     chat_messages,
@@ -44,68 +48,103 @@ from vivace.server.responses import (
     response_params,
     response_tools,
 )
+from vivace.server.sharing import GenerationRequest
 from vivace.server.tools import ToolFormat, ToolUse, find_format, write_grammar
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Requests made ready for the engine, and how their answers are to be told."""
+    """Requests made ready for the engine, and how to read their answers."""
 
     requests: Sequence[Request]
     per_prompt: int
     stop: tuple[str, ...]
-    stream: bool
-    replies: Replies
     tools: ToolUse | None = None
 
 
-Prepare = Callable[[Model, bytes, float, Budget], Job]
-"""From a body that arrived at a monotonic instant, and the budget that header and server set. Raises `RequestError` or
-`ModelNotFoundError`."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request that was decoded and is not templated yet, and how its answers are to be told."""
+
+    id: str
+    asked: GenerationRequest
+    stream: bool
+    replies: Replies
+    terms: Terms
+    prepare: Callable[[float], Job]
+    """From a request that arrived at a monotonic instant. Raises `RequestError`."""
 
 
-def prepare_chat(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
+Read = Callable[[Model, bytes, str, Budget], Draft]
+"""From a body; prefixes are shared between equal salts, of which this one is used where the body has none; the budget
+is that of header and server. Raises `RequestError` or `ModelNotFoundError`."""
+
+
+def read_chat(model: Model, body: bytes, salt: str = "", budget: Budget = NO_BUDGET) -> Draft:
     """POST /v1/chat/completions."""
-    asked = decode_chat(body)
+    asked = _salt(decode_chat(body), salt)
     check_model(asked.model, model.name)
+    id = f"chatcmpl-{secrets.token_hex(12)}"
+    replies = ChatReplies(id, int(time.time()), model.name, _with_usage(asked), asked.n or 1)
+    terms = find_terms(asked, budget)
+    return Draft(id, asked, bool(asked.stream), replies, terms, partial(_prepare_chat, model, asked, id, terms))
+
+
+def _prepare_chat(model: Model, asked: ChatRequest, id: str, terms: Terms, arrived: float) -> Job:
     params = chat_params(asked)
     tools = chat_tools(asked, tool_format(model) if asked.tools else None)
     grammar = find_grammar(asked.response_format) if tools is None else write_grammar(tools)
     shown = [tool.function for tool in asked.tools or ()] if tools is not None else []
     _check_history(model, asked.messages)
     prompt = encode_conversation(model, chat_messages(asked.messages), shown)
-    id, count = f"chatcmpl-{secrets.token_hex(12)}", asked.n or 1
-    replies = ChatReplies(id, int(time.time()), model.name, _with_usage(asked), count)
-    requests = _build(model, id, [prompt], count, params, grammar, asked, arrived, budget)
-    return Job(requests, count, params.stop, bool(asked.stream), replies, tools)
+    count = asked.n or 1
+    requests = _build(model, id, [prompt], count, params, grammar, asked, terms, arrived)
+    return Job(requests, count, params.stop, tools)
 
 
-def prepare_completion(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
+def read_completion(model: Model, body: bytes, salt: str = "", budget: Budget = NO_BUDGET) -> Draft:
     """POST /v1/completions."""
-    asked = decode_completion(body)
+    asked = _salt(decode_completion(body), salt)
     check_model(asked.model, model.name)
+    id = f"cmpl-{secrets.token_hex(12)}"
+    replies = CompletionReplies(id, int(time.time()), model.name, _with_usage(asked))
+    terms = find_terms(asked, budget)
+    return Draft(id, asked, bool(asked.stream), replies, terms, partial(_prepare_completion, model, asked, id, terms))
+
+
+def _prepare_completion(model: Model, asked: CompletionRequest, id: str, terms: Terms, arrived: float) -> Job:
     params = completion_params(asked)
     encode = model.tokenizer.encode
     prompts = [tuple(encode(part)) if isinstance(part, str) else part for part in completion_prompts(asked)]
-    id, count = f"cmpl-{secrets.token_hex(12)}", asked.n or 1
-    replies = CompletionReplies(id, int(time.time()), model.name, _with_usage(asked))
-    grammar = find_grammar(asked.response_format)
-    requests = _build(model, id, prompts, count, params, grammar, asked, arrived, budget)
-    return Job(requests, count, params.stop, bool(asked.stream), replies)
+    count = asked.n or 1
+    requests = _build(model, id, prompts, count, params, find_grammar(asked.response_format), asked, terms, arrived)
+    return Job(requests, count, params.stop)
 
 
-def prepare_response(model: Model, body: bytes, arrived: float, budget: Budget) -> Job:
+def read_response(model: Model, body: bytes, salt: str = "", budget: Budget = NO_BUDGET) -> Draft:
     """POST /v1/responses."""
-    asked = decode_responses(body)
+    asked = _salt(decode_responses(body), salt)
     check_model(asked.model, model.name)
+    id = f"resp_{secrets.token_hex(12)}"
+    replies = ResponseReplies(_echo(id, model.name, asked))
+    terms = find_terms(asked, budget)
+    return Draft(id, asked, bool(asked.stream), replies, terms, partial(_prepare_response, model, asked, id, terms))
+
+
+def _prepare_response(model: Model, asked: ResponsesRequest, id: str, terms: Terms, arrived: float) -> Job:
     params = response_params(asked)
     tools = response_tools(asked, tool_format(model) if asked.tools else None)
     grammar = response_grammar(asked) if tools is None else write_grammar(tools)
     prompt = encode_conversation(model, response_messages(asked), response_functions(asked) if tools else [])
-    id = f"resp_{secrets.token_hex(12)}"
-    requests = _build(model, id, [prompt], 1, params, grammar, asked, arrived, budget)
-    replies = ResponseReplies(_echo(id, model.name, asked))
-    return Job(requests, 1, params.stop, bool(asked.stream), replies, tools)
+    requests = _build(model, id, [prompt], 1, params, grammar, asked, terms, arrived)
+    return Job(requests, 1, params.stop, tools)
+
+
+_Asked = TypeVar("_Asked", bound=SamplingFields)
+
+
+def _salt(asked: _Asked, salt: str) -> _Asked:
+    return asked if asked.cache_salt or not salt else structs.replace(asked, cache_salt=salt)
 
 
 def tokenize(model: Model, body: bytes) -> TokenizeReply:
@@ -164,11 +203,10 @@ def _build(
     params: SamplingParams,
     grammar: Grammar | None,
     asked: SamplingFields,
+    terms: Terms,
     arrived: float,
-    budget: Budget,
 ) -> list[Request]:
     """A request for each answer; a seed is the first answer's, and those of the next ones follow it."""
-    terms = find_terms(asked, budget)
     requests = []
     for index in range(len(prompts) * count):
         seed = None if params.seed is None else (params.seed + index % count) % 2**64

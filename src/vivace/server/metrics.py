@@ -17,7 +17,9 @@ from prometheus_client.registry import Collector
 from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
 from vivace.engine.cost import StepCost
+from vivace.server.answer import Settled
 from vivace.server.replies import Usage
+from vivace.server.sharing import Sharing
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PHASES = ("preprocess", "queue", "prefill", "decode", "flush")
@@ -28,9 +30,11 @@ class Metrics:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, bridge: EngineThread) -> None:
+    def __init__(self, bridge: EngineThread, sharing: Sharing | None = None) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(bridge))
+        if sharing is not None:
+            self._registry.register(_SharingCollector(sharing))
         made: dict[str, Any] = {"registry": self._registry, "namespace": "vivace"}
         requests = Counter("http_requests", "Requests answered.", ["route", "status"], **made)
         tokens = Counter("answer_tokens", "Tokens of answers told, and of their prompts.", ["kind"], **made)
@@ -43,14 +47,22 @@ class Metrics:
         self._phases = [(f"{phase}_ms", phases.labels(phase)) for phase in _PHASES]
         self._ttft = Histogram("time_to_first_token_seconds", "From arrival.", buckets=_SECONDS, **made)
         self._tpot = Histogram("time_per_output_token_seconds", "After the first.", buckets=_SECONDS, **made)
+        queried = "Prompt tokens of computed answers, which the prefix cache was asked for."
+        self._queried = Counter("prefix_cache_queried_tokens", queried, **made)
+        self._found = Counter("prefix_cache_hit_tokens", "Those of them that were in it.", **made)
         self._total = Histogram("response_seconds", "From arrival to the last byte.", buckets=_SECONDS, **made)
 
     def count(self, route: str, status: int) -> None:
         """A request was answered."""
         self._count_request(route, str(status)).inc()
 
-    def record(self, usage: Usage, budget: Budget = NO_BUDGET) -> None:
-        """An answer was told to its end."""
+    def count_prompts(self, outcome: Settled) -> None:
+        """The engine has computed the answers to a request."""
+        self._queried.inc(outcome.prompt_tokens)
+        self._found.inc(outcome.cached_tokens)
+
+    def record(self, usage: Usage, budget: Budget = NO_BUDGET, *, computed: bool = True) -> None:
+        """An answer was told to its end; it was `computed`, or found."""
         timing = usage.timing
         if budget:
             self._count_attainment(find_outcome(usage, budget)).inc()
@@ -60,7 +72,7 @@ class Metrics:
         for name, histogram in self._phases:
             histogram.observe(timing[name] / 1000)
         self._ttft.observe((timing["preprocess_ms"] + timing["queue_ms"] + timing["prefill_ms"]) / 1000)
-        if usage.completion_tokens > 1:
+        if computed and usage.completion_tokens > 1:
             self._tpot.observe(timing["decode_ms"] / 1000 / (usage.completion_tokens - 1))
         self._total.observe(timing["total_ms"] / 1000)
 
@@ -124,3 +136,28 @@ class _EngineCollector(Collector):
             yield GaugeMetricFamily(f"vivace_{name}", text, value)
         for name, (value, text) in counters.items():
             yield CounterMetricFamily(f"vivace_{name}", text, value)
+
+
+class _SharingCollector(Collector):
+    """The response cache's own figures, and how often it could help."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        self._sharing = sharing
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Requests by how they came by their answer: hit, miss, shared with an equal one under way, or bypass."
+        requests = CounterMetricFamily("vivace_response_cache_requests", text, labels=["outcome"])
+        for outcome in ("hit", "miss", "shared", "bypass"):
+            requests.add_metric([outcome], self._sharing.outcomes[outcome])
+        yield requests
+        shared = "Generations under way that equal requests can join."
+        yield GaugeMetricFamily("vivace_response_flights", shared, self._sharing.under_way)
+        if self._sharing.cache is None:
+            return
+        stats = self._sharing.cache.stats()
+        yield GaugeMetricFamily("vivace_response_cache_bytes", "Held by stored answers.", stats.held_bytes)
+        yield GaugeMetricFamily("vivace_response_cache_entries", "Answers stored.", stats.entries)
+        gone = CounterMetricFamily("vivace_response_cache_evictions", "Stored answers dropped.", labels=["cause"])
+        gone.add_metric(["room"], stats.evicted)
+        gone.add_metric(["age"], stats.expired)
+        yield gone

@@ -56,6 +56,14 @@ class _Operation:
     streams: bool = False
 
 
+_CACHE_CONTROL = {
+    "name": "Cache-Control",
+    "in": "header",
+    "required": False,
+    "description": "no-store: the answer is neither looked up, kept nor shared; no-cache: computed, and kept; "
+    "max-age=SECONDS: no older one is told.",
+    "schema": {"type": "string"},
+}
 _GENERATION = (400, 401, 404, 413, 415, 429, 500, 503)
 
 _OPERATIONS = (
@@ -129,6 +137,8 @@ def _describe(operation: _Operation, references: Mapping[type, Any]) -> dict[str
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {_JSON: {"schema": references[operation.body]}}}
+    if operation.streams:
+        described["parameters"] = [_CACHE_CONTROL]
     if "{name}" in operation.path:
         name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
         described["parameters"] = [name]
@@ -163,5 +173,10 @@ def _describe_success(operation: _Operation, references: Mapping[type, Any]) -> 
     described: dict[str, Any] = {"description": operation.summary, "content": content}
     if operation.streams:
         timing = {"description": "Where the time went, without `stream`.", "schema": {"type": "string"}}
-        described["headers"] = {"Server-Timing": timing}
+        cache = {
+            "description": "With a response cache: how the answer came about; shared is together with an equal request "
+            "under way, bypass is computed with nothing looked up or kept.",
+            "schema": {"enum": ["hit", "miss", "shared", "bypass"]},
+        }
+        described["headers"] = {"Server-Timing": timing, "X-Vivace-Cache": cache}
     return described

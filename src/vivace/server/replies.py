@@ -39,7 +39,7 @@ class PromptTokensDetails(Struct, frozen=True):
     cached_tokens: int = 0
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, omit_defaults=True):
     """Tokens, and where the time went."""
 
     prompt_tokens: int
@@ -49,6 +49,10 @@ class Usage(Struct, frozen=True):
     timing: dict[str, float]
     """Milliseconds by part. `slack_ms` is what a total budget left over; `truncated` is 1 where a deadline ended the
     answer."""
+    variant: str = ""
+    """Of a ladder of models, the one that answered."""
+    degraded: str = ""
+    """Why it was not the first one, or why the answer was cut."""
 
 
 def make_usage(
@@ -59,6 +63,8 @@ def make_usage(
     budget: Budget = NO_BUDGET,
     *,
     truncated: bool = False,
+    variant: str = "",
+    degraded: str = "",
 ) -> Usage:
     """Count up one answer."""
     timing = timeline.as_dict()
@@ -72,6 +78,8 @@ def make_usage(
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens),
         timing=timing,
+        variant=variant,
+        degraded=degraded,
     )
 
 

@@ -40,7 +40,7 @@ class OutputTokensDetails(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
-class ResponseUsage(Struct, frozen=True):
+class ResponseUsage(Struct, frozen=True, omit_defaults=True):
     """Tokens, and where the time went."""
 
     input_tokens: int
@@ -49,6 +49,8 @@ class ResponseUsage(Struct, frozen=True):
     output_tokens_details: OutputTokensDetails
     total_tokens: int
     timing: dict[str, float]
+    variant: str = ""
+    degraded: str = ""
 
 
 class OutputText(Struct, frozen=True, tag_field="type", tag="output_text"):
@@ -260,4 +262,6 @@ def _translate(usage: Usage) -> ResponseUsage:
         output_tokens_details=OutputTokensDetails(),
         total_tokens=usage.total_tokens,
         timing=usage.timing,
+        variant=usage.variant,
+        degraded=usage.degraded,
     )

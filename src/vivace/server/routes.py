@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from vivace.engine.bridge import EngineThread
 from vivace.engine.request import Request as EngineRequest
 from vivace.errors import ConfigError, DeadlineError, OverloadedError, VivaceError
 from vivace.models.model import Model
-from vivace.server.answer import Answer, Answers
+from vivace.server.answer import Answer, Answers, Reading
 from vivace.server.decoding import FieldError
-from vivace.server.jobs import Job, Prepare, prepare_chat, prepare_completion, prepare_response, tokenize
+from vivace.server.jobs import Draft, Job, Read, read_chat, read_completion, read_response, tokenize
 from vivace.server.metrics import Metrics
 from vivace.server.protocol import check_model
 from vivace.server.replies import (
@@ -40,6 +41,7 @@ from vivace.server.replies import (
     describe_error,
     encode,
 )
+from vivace.server.sharing import Keys, Outcome, Sharing, find_keys, read_directives, write_outcome
 from vivace.server.stream import EventStream, run_while_connected
 
 RETRY_AFTER_MS = 1000.0
@@ -48,6 +50,10 @@ OVERLOADED_MS = 1000.0
 """/health speaks of overload for so long after a refusal."""
 TOLD = "vivace.told"
 """In a request's scope: a dictionary of what its log line may say."""
+CALLER = "vivace.caller"
+"""In a request's scope: what stands for its API key, a text that nobody can guess; empty without keys."""
+ASKED = "vivace.asked"
+"""In a request's scope, once it is decoded: the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +72,23 @@ class Service:
     """A step under way for longer than this makes /health red."""
     created: int
     """When the service began, in seconds since 1970."""
+    sharing: Sharing | None = None
+    """Finds answers that need not be computed again; None computes every one."""
+    callers_share: bool = False
+    """Callers with different API keys share answers."""
+    callers_share_prefixes: bool = True
+    """They share prefixes of prompts, unless a request has a salt."""
 
 
 def build_routes(service: Service) -> list[Route]:
     """The API under /v1, /tokenize, /health and /metrics."""
-    prepared = {
-        "/v1/chat/completions": prepare_chat,
-        "/v1/completions": prepare_completion,
-        "/v1/responses": prepare_response,
+    reads: dict[str, Read] = {
+        "/v1/chat/completions": read_chat,
+        "/v1/completions": read_completion,
+        "/v1/responses": read_response,
     }
     return [
-        *(Route(path, partial(_generate, service, prepare), methods=["POST"]) for path, prepare in prepared.items()),
+        *(Route(path, partial(_generate, service, read), methods=["POST"]) for path, read in reads.items()),
         Route("/v1/models", partial(_list_models, service)),
         Route("/v1/models/{name:path}", partial(_show_model, service)),
         Route("/tokenize", partial(_tokenize, service), methods=["POST"]),
@@ -85,23 +97,63 @@ def build_routes(service: Service) -> list[Route]:
     ]
 
 
-async def _generate(service: Service, prepare: Prepare, request: Request) -> Response:
+async def _generate(service: Service, read: Read, request: Request) -> Response:
     arrived = time.monotonic()
     budget = _find_budget(request, service.budget)
     service.bridge.screen(_declared_bytes(request), budget, arrived)
     body = await _read_body(request, service.max_body_bytes)
-    job = await asyncio.get_running_loop().run_in_executor(service.pool, prepare, service.model, body, arrived, budget)
-    service.bridge.learn_size(sum(len(asked.prompt) for asked in job.requests[:: job.per_prompt]), len(body))
-    answers = _submit(service, job)
-    report = partial(_report, service.metrics, request.scope.get(TOLD, {}), job)
-    if not job.stream:
-        return await run_while_connected(request.receive, _answer_whole(answers, job, report))
+    draft, answers, outcome = await _open(service, read, request, body, arrived, budget)
+    told = request.scope.get(TOLD, {})
+    report = partial(_report, service.metrics, told, draft, answers, outcome)
+    if not draft.stream:
+        return await run_while_connected(request.receive, _answer_whole(answers, draft, report, outcome))
     try:
         first = await run_while_connected(request.receive, answers.read())
     except BaseException:
         await answers.aclose()
         raise
-    return EventStream(answers, job.replies, first, report)
+    return EventStream(answers, draft.replies, first, report, write_outcome(outcome))
+
+
+async def _open(
+    service: Service, read: Read, request: Request, body: bytes, arrived: float, budget: Budget
+) -> tuple[Draft, Reading, Outcome | None]:
+    """Decode a request, and find or compute its answers."""
+    run = partial(asyncio.get_running_loop().run_in_executor, service.pool)
+    caller = request.scope.get(CALLER, "")
+    salt = "" if service.callers_share_prefixes else caller
+    read_body = partial(read, service.model, body, salt, budget)
+    if service.sharing is None:
+        draft, job = await run(_read_and_prepare, read_body, arrived)
+        request.scope[ASKED] = draft.asked
+        return draft, _submit(service, job, len(body)), None
+    recognise = partial(
+        find_keys,
+        request.url.path,
+        defaults=service.model.generation,
+        caller="" if service.callers_share else caller,
+    )
+    draft, keys = await run(_read_and_recognise, read_body, recognise)
+    request.scope[ASKED] = draft.asked
+
+    async def launch() -> Answers:
+        return _submit(service, await run(draft.prepare, arrived), len(body))
+
+    directives = read_directives(request.headers.get("cache-control", ""))
+    answers, outcome = await service.sharing.open(keys, directives, arrived, launch)
+    return draft, answers, outcome
+
+
+def _read_and_prepare(read_body: Callable[[], Draft], arrived: float) -> tuple[Draft, Job]:
+    draft = read_body()
+    return draft, draft.prepare(arrived)
+
+
+def _read_and_recognise(
+    read_body: Callable[[], Draft], recognise: Callable[..., Keys | None]
+) -> tuple[Draft, Keys | None]:
+    draft = read_body()
+    return draft, recognise(draft.asked, pace=repr(draft.terms))
 
 
 def _find_budget(request: Request, default: Budget) -> Budget:
@@ -121,11 +173,12 @@ def _declared_bytes(request: Request) -> int:
     return int(declared) if declared.isdecimal() and len(declared) < 16 else 0
 
 
-def _submit(service: Service, job: Job) -> Answers:
+def _submit(service: Service, job: Job, size_bytes: int) -> Answers:
+    service.bridge.learn_size(sum(len(request.prompt) for request in job.requests[:: job.per_prompt]), size_bytes)
     tokenizer = service.model.tokenizer
     requests = _admit(service.bridge, job)
     answers = [Answer(service.bridge, request, tokenizer, job.stop, job.tools) for request in requests]
-    return Answers(answers, job.per_prompt)
+    return Answers(answers, job.per_prompt, service.metrics.count_prompts)
 
 
 def _admit(bridge: EngineThread, job: Job) -> list[EngineRequest]:
@@ -141,23 +194,35 @@ def _admit(bridge: EngineThread, job: Job) -> list[EngineRequest]:
     return accepted
 
 
-async def _answer_whole(answers: Answers, job: Job, report: partial[None]) -> Response:
+async def _answer_whole(answers: Reading, draft: Draft, report: partial[None], outcome: Outcome | None) -> Response:
     async with aclosing(answers):
         wholes = await answers.read_all()
         usage = await answers.usage()
     report(usage)
-    return _json(job.replies.whole(wholes, usage), headers={"server-timing": _write_timing(usage)})
+    headers = {"server-timing": _write_timing(usage), **write_outcome(outcome)}
+    return _json(draft.replies.whole(wholes, usage), headers=headers)
 
 
-def _report(metrics: Metrics, told: dict[str, Any], job: Job, outcome: Usage | VivaceError) -> None:
-    told["id"] = job.requests[0].id
-    if isinstance(outcome, VivaceError):
-        told["error"] = type(outcome).__name__
+def _report(
+    metrics: Metrics,
+    told: dict[str, Any],
+    draft: Draft,
+    answers: Reading,
+    outcome: Outcome | None,
+    result: Usage | VivaceError,
+) -> None:
+    told["id"] = draft.id
+    if outcome is not None:
+        told["cache"] = outcome
+    if isinstance(result, VivaceError):
+        told["error"] = type(result).__name__
         return
-    metrics.record(outcome, job.requests[0].budget)
-    told["prompt_tokens"] = outcome.prompt_tokens
-    told["completion_tokens"] = outcome.completion_tokens
-    told |= outcome.timing
+    metrics.record(result, draft.terms.budget, computed=outcome not in ("hit", "shared"))
+    told["prompt_tokens"] = result.prompt_tokens
+    told["cached_tokens"] = result.prompt_tokens_details.cached_tokens
+    told["completion_tokens"] = result.completion_tokens
+    told["finish_reasons"] = ",".join(answers.finish_reasons)
+    told |= result.timing
 
 
 def _write_timing(usage: Usage) -> str:

@@ -6,7 +6,7 @@ Knows no route, no request body and no API's way of writing. A reader that goes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -15,11 +15,10 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from vivace.errors import VivaceError
-from vivace.server.answer import Answers
-from vivace.server.replies import Piece, Replies, Usage
+from vivace.server.answer import News, Reading
+from vivace.server.replies import Replies, Usage
 
 T = TypeVar("T")
-News = list[tuple[int, Piece, str | None]]
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -53,9 +52,14 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, answers: Answers, replies: Replies, first: News, report: Callable[[Usage | VivaceError], None]
+        self,
+        answers: Reading,
+        replies: Replies,
+        first: News,
+        report: Callable[[Usage | VivaceError], None],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._answers = answers
         self._replies = replies
