@@ -155,14 +155,14 @@ def calibrate(runner: Runner, clock: Callable[[], float], limit_ms: float = CALI
 def _trials(runner: Runner) -> Iterator[Batch]:
     """Steps of every kind, small ones first: prompts, one sequence that goes on, and several."""
     limits = runner.limits
-    length = max(1, min(BLOCK_SIZE - 4, limits.context_length - 2))
+    length = max(1, min(BLOCK_SIZE - 4, limits.context_length - 2, limits.max_batch_tokens))
     most = max(1, min(limits.slots, limits.blocks, limits.max_batch_tokens // length))
     generator = random.Random(0)
     for _ in range(3):
         for sequences in sorted({1, min(4, most), min(16, most)}):
             yield Batch([_open(slot, length, generator, limits.vocab_size) for slot in range(sequences)])
-            for _ in range(2):
-                yield Batch([Row(slot, length, (), (), Want.SAMPLE, 1) for slot in range(sequences)])
+            for position in range(length, min(length + 2, limits.context_length)):
+                yield Batch([Row(slot, position, (), (), Want.SAMPLE, 1) for slot in range(sequences)])
         for tokens in (64, 128):
             room = min(tokens, limits.max_batch_tokens, limits.context_length - 1, limits.blocks * BLOCK_SIZE)
             yield Batch([_open(0, room, generator, limits.vocab_size)])
