@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vivace.budget import Timeline
-from vivace.budget import NO_BUDGET
+from vivace.budget import NO_BUDGET, Timeline
 from vivace.engine.constraint import Grammar, ask_mask
 from vivace.grammar import GrammarCompiler
 from vivace.models.model import open_model
