@@ -108,6 +108,7 @@ class _EngineCollector(Collector):
             "engine_steps": (stats.steps, "Calls of the runner that succeeded."),
             "engine_passes": (stats.passes, "Passes of the model."),
             "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
+            "engine_restarts": (health.restarts, "Times that the engine died and was started again."),
             "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
         if stats.costs:

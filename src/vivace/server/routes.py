@@ -223,6 +223,7 @@ async def _report_health(service: Service, request: Request) -> Response:
         stats.running,
         admission is not None and admission.refused_ago_ms < OVERLOADED_MS,
         problem,
+        health.restarts,
     )
     return _json(encode(report), 503 if problem else 200)
 
