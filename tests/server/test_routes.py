@@ -695,6 +695,9 @@ _fields = st.fixed_dictionaries(
         "instructions": st.text() | _json,
         "response_format": _json,
         "cache_salt": st.text() | _json,
+        "budget": st.fixed_dictionaries({}, optional={"ttft_ms": st.floats(1e5, 1e10), "tpot_ms": st.just(-1)}) | _json,
+        "priority": st.integers(-1, 10) | _json,
+        "on_deadline": st.sampled_from(["fail", "truncate", "explode"]) | _json,
     },
 )
 

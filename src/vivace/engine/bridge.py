@@ -311,6 +311,8 @@ class EngineThread:
             else:
                 self._engine.add(message)
         except VivaceError as error:
+            if isinstance(error, QueueFullError) and self._admission is not None:
+                self._admission.count_full(self._clock())
             self._send(Refusal(request.id, type(error).__name__, str(error)))
         self._handling = ""
 

@@ -49,6 +49,10 @@ class Metrics:
         """A request was answered."""
         self._count_request(route, str(status)).inc()
 
+    def count_expired(self) -> None:
+        """A request got no whole answer, since its deadline came."""
+        self._count_attainment("expired").inc()
+
     def record(self, usage: Usage, budget: Budget = NO_BUDGET) -> None:
         """An answer was told to its end."""
         timing = usage.timing

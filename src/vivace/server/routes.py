@@ -44,6 +44,7 @@ from vivace.server.stream import EventStream, run_while_connected
 
 RETRY_AFTER_MS = 1000.0
 """What a caller is told to wait when the queue is full."""
+MAX_BUDGET_CHARACTERS = 200
 OVERLOADED_MS = 1000.0
 """/health speaks of overload for so long after a refusal."""
 TOLD = "vivace.told"
@@ -94,23 +95,27 @@ async def _generate(service: Service, prepare: Prepare, request: Request) -> Res
     service.bridge.learn_size(sum(len(asked.prompt) for asked in job.requests[:: job.per_prompt]), len(body))
     answers = _submit(service, job)
     report = partial(_report, service.metrics, request.scope.get(TOLD, {}), job)
-    if not job.stream:
-        return await run_while_connected(request.receive, _answer_whole(answers, job, report))
     try:
+        if not job.stream:
+            return await run_while_connected(request.receive, _answer_whole(answers, job, report))
         first = await run_while_connected(request.receive, answers.read())
-    except BaseException:
+    except BaseException as error:
         await answers.aclose()
+        if isinstance(error, VivaceError):
+            report(error)
         raise
     return EventStream(answers, job.replies, first, report)
 
 
 def _find_budget(request: Request, default: Budget) -> Budget:
     """The header's budget and the server's, the tighter of each part. Raises `FieldError`."""
-    text = request.headers.get("x-budget")
-    if text is None:
+    text = ", ".join(request.headers.getlist("x-budget"))  # as HTTP has it for a header that comes more than once
+    if not text and "x-budget" not in request.headers:
         return default
     try:
-        return default.tighten(parse_budget(text[:200]))
+        if len(text) > MAX_BUDGET_CHARACTERS:
+            raise ConfigError(f"It is longer than {MAX_BUDGET_CHARACTERS} characters. Write ttft, tpot and total once.")
+        return default.tighten(parse_budget(text))
     except ConfigError as error:
         raise FieldError(f"The header X-Budget cannot be used. {error}", "X-Budget", "invalid_value") from None
 
@@ -153,6 +158,8 @@ def _report(metrics: Metrics, told: dict[str, Any], job: Job, outcome: Usage | V
     told["id"] = job.requests[0].id
     if isinstance(outcome, VivaceError):
         told["error"] = type(outcome).__name__
+        if isinstance(outcome, DeadlineError):
+            metrics.count_expired()
         return
     metrics.record(outcome, job.requests[0].budget)
     told["prompt_tokens"] = outcome.prompt_tokens
