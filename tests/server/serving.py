@@ -17,8 +17,11 @@ import openai
 from starlette.applications import Starlette
 
 from tests.server.scripted import ScriptedRunner
+from vivace.engine.admission import Admission, AdmissionConfig
 from vivace.engine.bridge import EngineThread
+from vivace.engine.cost import CostModel, StepCost
 from vivace.engine.engine import Engine
+from vivace.engine.forecast import StepLimits
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.grammar import GrammarCompiler
 from vivace.models.config import read_config, read_generation_defaults
@@ -48,6 +51,13 @@ def make_compiler(model: Model) -> GrammarCompiler:
     return GrammarCompiler(model.tokenizer, model.config.vocab_size, model.generation.stop_token_ids)
 
 
+class KnownCost(CostModel):
+    """Believes what it was told, whatever steps take."""
+
+    def observe(self, tokens: int, sequences: int, context: int, measured_ms: float) -> None:
+        pass
+
+
 @asynccontextmanager
 async def serving(
     model: Model,
@@ -56,11 +66,17 @@ async def serving(
     max_waiting: int = 64,
     slots: int = 4,
     tracer: Any = None,
+    cost: StepCost | None = None,
     **config: Any,
 ) -> AsyncIterator[Running]:
-    """The app with its engine running, and clients of it in the same process."""
+    """The app with its engine running, and clients of it in the same process.
+
+    With `cost`, requests are admitted by what it predicts.
+    """
     runner = ScriptedRunner(script, model.config.context_length, model.config.vocab_size, slots)
-    bridge = EngineThread(Engine(runner, SchedulerConfig(max_waiting=max_waiting)), make_compiler(model))
+    engine = Engine(runner, SchedulerConfig(max_waiting=max_waiting), cost=None if cost is None else KnownCost(cost))
+    admission = None if cost is None else Admission(AdmissionConfig(), StepLimits(50.0, 64))
+    bridge = EngineThread(engine, make_compiler(model), admission=admission)
     app = build_app(model, bridge, ServerConfig(**config), tracer)
     transport = httpx.ASGITransport(app)
     async with (

@@ -122,7 +122,7 @@ async def test_errors_are_in_the_span(model: Model) -> None:
         server.runner.failing = True
         await server.http.post("/v1/chat/completions", json=CHAT, headers=headers)
     found = [(span.attributes["error.type"], span.status.status_code) for span in spans.roots()]
-    assert found == [("401", StatusCode.UNSET), ("400", StatusCode.UNSET), ("500", StatusCode.ERROR)]
+    assert found == [("401", StatusCode.UNSET), ("400", StatusCode.UNSET), ("StepFailedError", StatusCode.ERROR)]
 
 
 async def test_a_client_that_goes_leaves_a_span(model: Model) -> None:

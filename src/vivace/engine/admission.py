@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from vivace.budget import Budget, Deadline, OnDeadline
 from vivace.engine.cost import StepCost
-from vivace.engine.forecast import Forecast, Load, StepLimits, forecast
+from vivace.engine.forecast import Forecast, Load, StepLimits, advance, delay, forecast
 from vivace.engine.lengths import Lengths
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
@@ -36,6 +36,10 @@ FLUSH_MS = 2.0
 """From an answer's last token to its last byte."""
 PROBE_S = 1.0
 """With nothing under way, one request in this time is accepted whatever its forecast."""
+WAIT_HALVINGS = 5
+"""The time after which to come back is told to a thirty-second of what is accepted."""
+MANY = 100
+"""Accepted requests, of more of which a refusal takes no time to look for the moment to come back."""
 HOPEFUL = 0.5
 """A request not yet read is taken for this share of what it probably is."""
 
@@ -130,7 +134,7 @@ class Admission:
             late_ms = self._late_ms(load, costs, now)[0]
             if late_ms > 0:
                 self._refused_unread += 1
-                raise self._refuse(late_ms, now)
+                raise self._refuse(self._find_wait_ms([load], costs, now), now)
 
     def learn_size(self, tokens: int, size_bytes: int) -> None:
         """A request of so many bytes turned out to have a prompt of so many tokens."""
@@ -158,7 +162,7 @@ class Admission:
                 refusals.append(_Refusal(load, candidate, late_ms))
             self._check_reachable(refusals, costs, now)
             self._refused_late += 1
-            raise self._refuse(min(refusal.late_ms for refusal in refusals), now)
+            raise self._refuse(self._find_wait_ms([refusal.load for refusal in refusals], costs, now), now)
 
     def _first(self, request: Request) -> int:
         return self._variants.index(request.variant) if request.variant else 0
@@ -212,6 +216,12 @@ class Admission:
             if entry is not None:
                 self._tokens -= entry.load.prompt + entry.load.answer
 
+    def count_full(self, now: float) -> None:
+        """The engine refused a request, since too many wait."""
+        with self._lock:
+            self._refused_full += 1
+            self._last_refusal = now
+
     def stats(self, now: float) -> AdmissionStats:
         with self._lock:
             known = self._lengths.expect(2**62)
@@ -264,9 +274,35 @@ class Admission:
             late_ms = wait_ms - self._config.max_wait_ms
             raise OverloadedError(f"What waits already takes another {wait_ms / 1000:.0f} s. Try later.", late_ms)
 
-    def _late_ms(self, load: Load, costs: Sequence[StepCost], now: float) -> tuple[float, float]:
-        """By how much the load, or somebody because of it, would be late, and when it would be done."""
-        others = [entry.load for entry in self._accepted.values() if entry.limited]
+    def _limited(self) -> list[Load]:
+        """What is left of everyone accepted who has a deadline."""
+        return [entry.load for entry in self._accepted.values() if entry.limited]
+
+    def _find_wait_ms(self, loads: Sequence[Load], costs: Sequence[StepCost], now: float) -> float:
+        """After how long one of these, asked for again, would be accepted if nothing else came meanwhile.
+
+        At the latest when everyone accepted is done; found by halving, to the nearest of a few parts of that time.
+        """
+        others = self._limited()
+        found = forecast(others, costs, self._limits)
+        soon_ms, late_ms = 0.0, self._margin * max((told.done_ms for told in found), default=0.0)
+        if not others:
+            return max(1.0, 1000 * (PROBE_S - (now - self._last_probe)))
+        for _ in range(WAIT_HALVINGS if len(others) <= MANY else 1):
+            wait_ms = (soon_ms + late_ms) / 2
+            left = advance(others, found, wait_ms / self._margin)
+            if any(self._late_ms(delay(load, wait_ms), costs, now + wait_ms / 1000, left)[0] <= 0 for load in loads):
+                late_ms = wait_ms
+            else:
+                soon_ms = wait_ms
+        return late_ms
+
+    def _late_ms(
+        self, load: Load, costs: Sequence[StepCost], now: float, others: Sequence[Load] | None = None
+    ) -> tuple[float, float]:
+        """By how much the load, or somebody because of it, would be late, and when it would be done. `others` are
+        those accepted, unless it is said what is left of them."""
+        others = self._limited() if others is None else others
         found = forecast([*others, load], costs, self._limits)
         late_ms = find_lateness_ms(load, found[-1], now, self._margin)
         if late_ms <= 0 and any(
@@ -300,13 +336,14 @@ class Admission:
             f"and {load.answer} out. Allow more time, ask for fewer tokens, or use a smaller model."
         )
 
-    def _refuse(self, late_ms: float, now: float) -> OverloadedError:
+    def _refuse(self, wait_ms: float, now: float) -> OverloadedError:
         self._last_refusal = now
+        wait_ms = max(1.0, wait_ms)
         message = (
             "The deadline would not be kept behind the requests accepted already. "
-            f"Try again in {late_ms:.0f} ms, or allow more time."
+            f"Try again in {math.ceil(wait_ms)} ms, or allow more time."
         )
-        return OverloadedError(message, max(1.0, late_ms))
+        return OverloadedError(message, wait_ms)
 
 
 def _explain(request: Request, accepted: Request, refusals: Sequence[_Refusal]) -> Request:

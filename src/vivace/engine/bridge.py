@@ -4,6 +4,10 @@ Requests and aborts go down through one queue. One message a step comes up for e
 open, whatever their number, and is handed out to them there. The messages are plain values: they could as well
 travel to another process. A request's grammar is compiled on a thread beside the engine's, which goes on meanwhile.
 
+An engine that dies of an error takes the requests it holds with it: they are told at once, and a new engine on the same
+runner goes on with all that waits here. Only when an engine dies before any step of it succeeded is the runner taken
+for broken, and the thread ends.
+
 Knows neither text nor HTTP, and nothing of what the engine decides.
 """
 
@@ -24,7 +28,7 @@ from vivace.engine.admission import Admission, AdmissionStats
 from vivace.engine.constraint import Compile
 from vivace.engine.engine import Engine, EngineStats
 from vivace.engine.ladder import Ladder
-from vivace.engine.request import Request, StepEvent, Update
+from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.errors import EngineError, EngineStoppedError, QueueFullError, RequestError, StepFailedError, VivaceError
 
 MAX_COMPILING = 1024
@@ -40,6 +44,8 @@ class Health:
     """Since the step under way began; 0 when idle."""
     error: str = ""
     """Why it is not alive."""
+    restarts: int = 0
+    """Times that an engine died, and another took its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,10 @@ class EngineThread:
         self._loops_lock = threading.Lock()
         self._stats = engine.stats()
         self._step_began: float | None = None
+        self._received: deque[Down | _Compiled] = deque()
+        self._handling = ""
+        self._closing: Close | None = None
+        self._restarts = 0
         self._refusing = "The engine was not started; call start() first."
         self._failure = ""
         self._thread = threading.Thread(target=self._main, name="vivace-engine", daemon=True)
@@ -182,6 +192,7 @@ class EngineThread:
             alive=self._thread.is_alive() and not self._failure,
             stuck_ms=0.0 if began is None else (self._clock() - began) * 1000,
             error=self._failure or self._refusing,
+            restarts=self._restarts,
         )
 
     def close(self, drain_ms: float = 0.0, join_ms: float = 10_000.0) -> None:
@@ -221,23 +232,42 @@ class EngineThread:
 
     def _main(self) -> None:
         try:
-            self._serve()
-        except BaseException as error:
-            self._failure = f"The engine's thread died of {type(error).__name__}: {error}"
-            self._refusing = self._failure
-        self._step_began = None
+            while not (self._failure or self._serve_until_closed()):
+                pass
+        except BaseException as error:  # not even a new engine could be made
+            self._failure = self._refusing = f"The engine's thread died of {type(error).__name__}: {error}"
         self._compiler.shutdown(wait=False, cancel_futures=True)
         self._send(Stopped(self._refusing))
 
+    def _serve_until_closed(self) -> bool:
+        """False if the engine died before."""
+        try:
+            self._serve()
+        except BaseException as error:
+            self._recover(f"{type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _recover(self, cause: str) -> None:
+        """Tell those whom an engine's death concerns, and put a new one in its place if its runner ever worked."""
+        self._step_began = None
+        if not self._engine.stats().steps or self._closing is not None:
+            self._failure = self._refusing = f"The engine's thread died of {cause}"
+            return
+        error = f"The engine that computed this request died of {cause}."
+        if self._handling:
+            self._send(Refusal(self._handling, StepFailedError.__name__, f"{error} Send the request again."))
+        self._send(self._engine.end_all(error))
+        self._engine = self._engine.renew()
+        self._stats = self._engine.stats()
+        self._restarts += 1
+
     def _serve(self) -> None:
-        close: Close | None = None
-        while close is None or (self._has_work and self._clock() < close.until):
+        while (close := self._closing) is None or (self._has_work and self._clock() < close.until):
             patience = None if close is None else max(0.0, close.until - self._clock())
-            for message in self._receive(wait=not self._engine.has_work, patience_s=patience):
-                if isinstance(message, Close):
-                    close = message
-                else:
-                    self._handle(message)
+            self._receive(wait=not (self._engine.has_work or self._received), patience_s=patience)
+            while self._received:
+                self._handle(self._received.popleft())
             self._step()
         self._engine.abort_all()
         self._step()
@@ -246,23 +276,33 @@ class EngineThread:
     def _has_work(self) -> bool:
         return self._engine.has_work or bool(self._compiling)
 
-    def _receive(self, wait: bool, patience_s: float | None) -> list[Down | _Compiled]:
-        """All messages that have come; with `wait`, at least one, if it comes within `patience_s`."""
-        messages: list[Down | _Compiled] = []
+    def _receive(self, wait: bool, patience_s: float | None) -> None:
+        """Take all messages that have come; with `wait`, at least one, if it comes within `patience_s`."""
         try:
             if wait:
-                messages.append(self._inbox.get(timeout=patience_s))
+                self._received.append(self._inbox.get(timeout=patience_s))
             while True:
-                messages.append(self._inbox.get_nowait())
+                self._received.append(self._inbox.get_nowait())
         except Empty:
-            return messages
+            pass
 
-    def _handle(self, message: Request | Abort | _Compiled) -> None:
-        if isinstance(message, Abort):
-            self._compiling.discard(message.id)
-            self._engine.abort(message.id)
-            return
+    def _handle(self, message: Down | _Compiled) -> None:
+        if isinstance(message, Close):
+            self._closing = message
+        elif isinstance(message, Abort):
+            self._abort(message.id)
+        else:
+            self._take_up(message)
+
+    def _abort(self, id: str) -> None:
+        if id in self._compiling:  # the engine has not heard of it: its end is told here
+            self._compiling.discard(id)
+            self._send([Update(id, [], FinishReason.ABORT)])
+        self._engine.abort(id)
+
+    def _take_up(self, message: Request | _Compiled) -> None:
         request = message.request if isinstance(message, _Compiled) else message
+        self._handling = request.id
         try:
             if isinstance(message, _Compiled):
                 self._add_compiled(message)
@@ -271,7 +311,10 @@ class EngineThread:
             else:
                 self._engine.add(message)
         except VivaceError as error:
+            if isinstance(error, QueueFullError) and self._admission is not None:
+                self._admission.count_full(self._clock())
             self._send(Refusal(request.id, type(error).__name__, str(error)))
+        self._handling = ""
 
     def _begin_compiling(self, request: Request) -> None:
         if len(self._compiling) >= MAX_COMPILING:
@@ -295,7 +338,7 @@ class EngineThread:
             message = _Compiled(replace(request, constraint=self._compile(request.grammar)))
         except VivaceError as error:
             message = _Compiled(request, error)
-        except Exception as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception
             message = _Compiled(request, StepFailedError(f"Compiling the grammar failed ({error!r})."))
         self._tell(message)
 

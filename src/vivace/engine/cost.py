@@ -161,7 +161,7 @@ def calibrate(runner: Runner, clock: Callable[[], float], limit_ms: float = CALI
 def _trials(runner: Runner) -> Iterator[Batch]:
     """Steps of every kind: some sequences' prompts, the same sequences going on, and a prompt alone."""
     limits = runner.limits
-    length = max(1, min(BLOCK_SIZE - 4, limits.context_length - 2))
+    length = max(1, min(BLOCK_SIZE - 4, limits.context_length - 2, limits.max_batch_tokens))
     most = max(1, min(limits.slots, limits.blocks, limits.max_batch_tokens // length))
     generator = random.Random(0)
     for sequences in sorted({1, min(4, most), min(16, most)}):

@@ -142,6 +142,25 @@ class Engine:
         event, self._event = self._event, []
         return event
 
+    def end_all(self, error: str) -> StepEvent:
+        """Tell everyone under way that it failed, and what was not reported yet. The engine is not used afterwards.
+
+        Nothing is freed, since after a failure nobody knows what state it left behind.
+        """
+        now = self._clock()
+        for sequence in self._sequences.values():
+            sequence.finished = True
+            sequence.enter(sequence.phase, now)
+            timeline, cached = sequence.timeline(), sequence.cached_tokens
+            self._event.append(Update(sequence.id, [], FinishReason.ERROR, timeline, cached, error))
+        self._sequences.clear()
+        event, self._event = self._event, []
+        return event
+
+    def renew(self) -> Engine:
+        """An engine on the same runner that holds nothing yet; the cost model stays."""
+        return Engine(self._runner, self._config, self._clock, self._cost)
+
     def stats(self) -> EngineStats:
         pool = self._scheduler.pool
         return EngineStats(
@@ -246,7 +265,7 @@ class Engine:
             if token is not None:
                 constraint.accept(token)
             sequence.mask = ask_mask(constraint, self._limits.vocab_size)
-        except Exception as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception
             cause = f"{type(error).__name__}: {error}"
             self._finish_failed(sequence, f"The constraint of this request failed ({cause}).", self._clock())
             return False

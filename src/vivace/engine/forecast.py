@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
@@ -60,6 +60,29 @@ class StepLimits:
 def forecast(loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits) -> list[Forecast]:
     """For each load, in the order given; time O(n log n). `costs` has one for each model."""
     return _Run(loads, costs, limits).finish()
+
+
+def advance(loads: Sequence[Load], found: Sequence[Forecast], ms: float) -> list[Load]:
+    """What will be left of loads with such forecasts after a time. Of a prompt under way then, all is counted."""
+    left = []
+    for load, told in zip(loads, found, strict=True):
+        if told.done_ms <= ms:
+            continue
+        if told.first_ms > ms:
+            left.append(load)
+            continue
+        share = (told.done_ms - ms) / (told.done_ms - told.first_ms)
+        answer = max(1, math.ceil(load.answer * share))
+        context = load.context + load.answer - answer + load.prompt
+        left.append(replace(load, prompt=0, answer=answer, context=context))
+    return left
+
+
+def delay(load: Load, ms: float) -> Load:
+    """The same, asked for so much later."""
+    deadline = load.deadline
+    seconds = ms / 1000
+    return replace(load, deadline=Deadline(deadline.first + seconds, deadline.total + seconds, deadline.tpot_s))
 
 
 class _Run:

@@ -67,6 +67,14 @@ class Ladder:
                 return event
         return []
 
+    def end_all(self, error: str) -> StepEvent:
+        """As `Engine.end_all`, for every variant."""
+        return [update for engine in self._engines.values() for update in engine.end_all(error)]
+
+    def renew(self) -> Ladder:
+        """As `Engine.renew`, for every variant."""
+        return Ladder({name: engine.renew() for name, engine in self._engines.items()})
+
     def stats(self) -> EngineStats:
         """Of all together; costs by variant."""
         each = [engine.stats() for engine in self._engines.values()]

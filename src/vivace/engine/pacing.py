@@ -21,9 +21,14 @@ FLUSH_S = 0.002
 
 
 def pace_ms(sequence: Sequence, now: float) -> float:
-    """The longest that each of a stream's next steps may take on the average."""
+    """The longest that each of a stream's next steps may take on the average.
+
+    An answer that may be cut has no need to end in time: its total paces nobody.
+    """
     deadline = sequence.deadline
-    pace_s = min(deadline.tpot_s, (deadline.total - now) / sequence.remaining())
+    pace_s = deadline.tpot_s
+    if not _truncates(sequence):
+        pace_s = min(pace_s, (deadline.total - now) / sequence.remaining())
     return 1000 * SAFETY * max(0.0, pace_s)
 
 
@@ -33,7 +38,8 @@ def latest_start(sequence: Sequence, cost: StepCost | None, step_ms: float) -> f
     if cost is None or not sequence.limited:
         return min(deadline.first, deadline.total)
     prompt_s = WORK_SAFETY * cost.prompt_ms(len(sequence.tokens)) / 1000
-    answer_s = WORK_SAFETY * sequence.remaining() * step_ms / 1000
+    tokens = 1 if _truncates(sequence) else sequence.remaining()
+    answer_s = WORK_SAFETY * tokens * step_ms / 1000
     first = deadline.first if len(sequence.tokens) == sequence.prompt_length else math.inf
     return min(first - prompt_s, deadline.total - prompt_s - answer_s)
 
@@ -42,7 +48,7 @@ def expiry(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
     """The instant from which there is no point in computing a sequence any further."""
     deadline = sequence.deadline
     total = deadline.total
-    if sequence.request.on_deadline is OnDeadline.TRUNCATE:
+    if _truncates(sequence):
         total -= FLUSH_S + 2 * step_ms / 1000
     if len(sequence.tokens) > sequence.prompt_length:
         return total
@@ -51,3 +57,7 @@ def expiry(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
     if not waits or cost is None:
         return first
     return first - cost.prompt_ms(min(BLOCK_SIZE, len(sequence.tokens))) / 1000
+
+
+def _truncates(sequence: Sequence) -> bool:
+    return sequence.request.on_deadline is OnDeadline.TRUNCATE

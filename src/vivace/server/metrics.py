@@ -61,6 +61,10 @@ class Metrics:
         self._queried.inc(outcome.prompt_tokens)
         self._found.inc(outcome.cached_tokens)
 
+    def count_expired(self) -> None:
+        """A request got no whole answer, since its deadline came."""
+        self._count_attainment("expired").inc()
+
     def record(self, usage: Usage, budget: Budget = NO_BUDGET, *, computed: bool = True) -> None:
         """An answer was told to its end; it was `computed`, or found."""
         timing = usage.timing
@@ -120,6 +124,7 @@ class _EngineCollector(Collector):
             "engine_steps": (stats.steps, "Calls of the runner that succeeded."),
             "engine_passes": (stats.passes, "Passes of the model."),
             "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
+            "engine_restarts": (health.restarts, "Times that the engine died and was started again."),
             "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
         if stats.costs:

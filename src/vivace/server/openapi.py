@@ -39,6 +39,7 @@ _FAILURES = {
     429: "Too much is waiting; Retry-After says when to come back.",
     500: "The server failed.",
     503: "The engine has stopped or is stuck.",
+    504: "The deadline came before the answer was whole.",
 }
 
 
@@ -64,7 +65,7 @@ _CACHE_CONTROL = {
     "max-age=SECONDS: no older one is told.",
     "schema": {"type": "string"},
 }
-_GENERATION = (400, 401, 404, 413, 415, 429, 500, 503)
+_GENERATION = (400, 401, 404, 413, 415, 429, 500, 503, 504)
 
 _OPERATIONS = (
     _Operation(

@@ -461,6 +461,8 @@ class HealthReport(Struct, frozen=True, omit_defaults=True):
     overloaded: bool
     """A request was refused within the last second."""
     error: str = ""
+    restarts: int = 0
+    """Times that the engine died and was started again."""
 
 
 class ErrorBody(Struct, frozen=True):

@@ -46,6 +46,7 @@ from vivace.server.stream import EventStream, run_while_connected
 
 RETRY_AFTER_MS = 1000.0
 """What a caller is told to wait when the queue is full."""
+MAX_BUDGET_CHARACTERS = 200
 OVERLOADED_MS = 1000.0
 """/health speaks of overload for so long after a refusal."""
 TOLD = "vivace.told"
@@ -105,12 +106,14 @@ async def _generate(service: Service, read: Read, request: Request) -> Response:
     draft, answers, outcome = await _open(service, read, request, body, arrived, budget)
     told = request.scope.get(TOLD, {})
     report = partial(_report, service.metrics, told, draft, answers, outcome)
-    if not draft.stream:
-        return await run_while_connected(request.receive, _answer_whole(answers, draft, report, outcome))
     try:
+        if not draft.stream:
+            return await run_while_connected(request.receive, _answer_whole(answers, draft, report, outcome))
         first = await run_while_connected(request.receive, answers.read())
-    except BaseException:
+    except BaseException as error:
         await answers.aclose()
+        if isinstance(error, VivaceError):
+            report(error)
         raise
     return EventStream(answers, draft.replies, first, report, write_outcome(outcome))
 
@@ -158,11 +161,13 @@ def _read_and_recognise(
 
 def _find_budget(request: Request, default: Budget) -> Budget:
     """The header's budget and the server's, the tighter of each part. Raises `FieldError`."""
-    text = request.headers.get("x-budget")
-    if text is None:
+    text = ", ".join(request.headers.getlist("x-budget"))  # as HTTP has it for a header that comes more than once
+    if not text and "x-budget" not in request.headers:
         return default
     try:
-        return default.tighten(parse_budget(text[:200]))
+        if len(text) > MAX_BUDGET_CHARACTERS:
+            raise ConfigError(f"It is longer than {MAX_BUDGET_CHARACTERS} characters. Write ttft, tpot and total once.")
+        return default.tighten(parse_budget(text))
     except ConfigError as error:
         raise FieldError(f"The header X-Budget cannot be used. {error}", "X-Budget", "invalid_value") from None
 
@@ -216,6 +221,8 @@ def _report(
         told["cache"] = outcome
     if isinstance(result, VivaceError):
         told["error"] = type(result).__name__
+        if isinstance(result, DeadlineError):
+            metrics.count_expired()
         return
     metrics.record(result, draft.terms.budget, computed=outcome not in ("hit", "shared"))
     told["prompt_tokens"] = result.prompt_tokens
@@ -288,6 +295,7 @@ async def _report_health(service: Service, request: Request) -> Response:
         stats.running,
         admission is not None and admission.refused_ago_ms < OVERLOADED_MS,
         problem,
+        health.restarts,
     )
     return _json(encode(report), 503 if problem else 200)
 
