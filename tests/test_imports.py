@@ -29,6 +29,7 @@ ALLOWED = {
     "runners": "batch errors machine models native runners",
     "bench": "errors budget bench",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
+    "engine.cost "
     "server",
 }
 """Of this package. What is not listed (the command line, the Python interface) puts the parts together."""

@@ -40,6 +40,9 @@ class ChatTemplate:
     def __bool__(self) -> bool:
         return bool(self._sources)
 
+    def is_same(self, other: ChatTemplate) -> bool:
+        return self._sources == other._sources and self._special_tokens == other._special_tokens
+
     @property
     def tool_source(self) -> str | None:
         """The template for requests with tools; None if none says anything of `tools`."""

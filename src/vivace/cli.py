@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +16,7 @@ import click
 
 from vivace import __version__
 from vivace.cli_bench import COMMANDS
-from vivace.errors import RequestError, VivaceError
+from vivace.errors import ConfigError, RequestError, VivaceError
 
 
 class _Group(click.Group):
@@ -78,6 +77,8 @@ def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
                      help='Of every request that asks for no less, such as "ttft=50ms tpot=5ms total=300ms".'),
         click.option("--admission/--no-admission", default=True, show_default=True,
                      help="Refuse at once what would miss its deadline. Without, only --max-waiting refuses."),
+        click.option("--pressed-max-tokens", type=click.IntRange(0), default=0, metavar="TOKENS",
+                     help="Cut answers to this length rather than refuse them. Default: never."),
         click.option("--policy", type=click.Choice(["edf", "fifo", "shortest"]), default="edf", show_default=True,
                      help="Who goes first within a priority: earliest deadline, first to come, least work."),
         click.option(
@@ -217,23 +218,28 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("model", default="mini")
+@click.argument("models", nargs=-1, metavar="[MODEL | NAME=MODEL...]")
+@click.option(
+    "--ladder",
+    multiple=True,
+    metavar="NAME=MODEL...",
+    help="Variants of one model, the best first: the next answers what the one before cannot in time.",
+)
 @_add_server_options
 @_add_model_options
 def serve(
-    model: str, api_keys: tuple[str, ...], api_key_file: TextIO | None, budget: str | None, **options: Any
+    models: tuple[str, ...],
+    ladder: tuple[str, ...],
+    api_keys: tuple[str, ...],
+    api_key_file: TextIO | None,
+    budget: str | None,
+    **options: Any,
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
     from vivace.budget import NO_BUDGET, parse_budget
-    from vivace.engine.admission import Admission, AdmissionConfig
-    from vivace.engine.bridge import EngineThread
-    from vivace.engine.cost import calibrate
-    from vivace.engine.engine import Engine
-    from vivace.engine.forecast import StepLimits
+    from vivace.engine.admission import AdmissionConfig
     from vivace.engine.scheduler import SchedulerConfig
-    from vivace.grammar import GrammarCompiler
-    from vivace.llm import load_runner
-    from vivace.models.model import open_model
+    from vivace.launch import launch, open_ladder
     from vivace.progress import show_progress
     from vivace.runners.native import NativeConfig
     from vivace.server import app
@@ -250,19 +256,27 @@ def serve(
         log_level=options.pop("log_level"),
     )
     policy = SchedulerConfig(max_waiting=options.pop("max_waiting"), policy=options.pop("policy"))
-    rules = AdmissionConfig(by_forecast=options.pop("admission"))
-    opened = open_model(model)
-    with show_progress(f"Loading {opened.name}", sys.stderr) as progress:
-        runner = load_runner(opened, NativeConfig(**_model_options(**options)), progress)
-    compile = GrammarCompiler(opened.tokenizer, opened.config.vocab_size, opened.generation.stop_token_ids)
-    summary = _summarize(opened, runner, options["quantize"])
+    rules = AdmissionConfig(by_forecast=options.pop("admission"), pressed_max_tokens=options.pop("pressed_max_tokens"))
+    opened = open_ladder(_name_models(models, ladder))
+    with show_progress(f"Loading {', '.join(model.name for model in opened.values())}", sys.stderr) as progress:
+        launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress)
     try:
-        engine = Engine(runner, policy, cost=calibrate(runner, time.monotonic))
-        steps = StepLimits(policy.max_step_ms, runner.limits.max_batch_tokens)
-        bridge = EngineThread(engine, compile, admission=Admission(rules, steps))
-        app.serve(opened, bridge, config, partial(_announce, summary, config.log_format == "json"))
+        model = opened[launched.first]
+        summary = _summarize(model, launched.runners[launched.first], options["quantize"])
+        app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json"))
     finally:
-        runner.close()
+        launched.close()
+
+
+def _name_models(models: tuple[str, ...], ladder: tuple[str, ...]) -> dict[str, str]:
+    """What to serve, by the name of the variant; one model alone has none. Raises `ConfigError`."""
+    from vivace.launch import parse_ladder
+
+    if ladder:
+        return parse_ladder([rung for text in (*ladder, *models) for rung in text.split()])
+    if len(models) > 1:
+        raise ConfigError(f"{', '.join(models)} are several models. Serve one, or a --ladder of NAME=MODEL.")
+    return {"": models[0] if models else "mini"}
 
 
 def _summarize(model: Any, runner: Any, quantize: str) -> dict[str, Any]:

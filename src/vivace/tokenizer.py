@@ -65,6 +65,14 @@ class Tokenizer:
         """
         return Tokenizer(vocabulary, read_spelling(vocabulary, path), ChatTemplate(templates, names), names)
 
+    def is_same(self, other: Tokenizer) -> bool:
+        """Whether both make the same tokens of every text and every conversation."""
+        return self is other or (
+            self._vocabulary.to_str() == other._vocabulary.to_str()
+            and self._template.is_same(other._template)
+            and self._names == other._names
+        )
+
     @property
     def bos_token(self) -> str | None:
         return self._names.get("bos_token")

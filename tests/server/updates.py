@@ -35,6 +35,9 @@ class Updates:
     def abort(self, id: str) -> None:
         self.aborted.append(id)
 
+    def release(self, id: str) -> None:
+        assert self.closed or not self.updates, "released before it was closed"
+
 
 def make_answer(
     model: Model, updates: Updates, stop: tuple[str, ...] = (), logprobs: int = -1, tools: ToolUse | None = None

@@ -5,6 +5,7 @@ it is accepted if it will be on time and makes nobody late. How far to trust for
 with a margin that grows with every accepted request that was late, and shrinks with those that were accepted narrowly
 and on time nevertheless.
 
+Where there is a ladder of variants, each is tried in turn, the best first; then, under pressure, a shorter answer.
 Beside that, what waits is bounded by tokens and by predicted time, for requests without a deadline too.
 
 Knows no engine, no thread and no HTTP: it is told of requests, of tokens and of ends. Any thread may call it.
@@ -49,11 +50,15 @@ class AdmissionConfig:
     """Of prompts not begun and answers to come, together."""
     max_wait_ms: float = 120_000.0
     """The time that all that is accepted may take, by the cost model."""
+    pressed_max_tokens: int = 0
+    """Where no variant could keep a deadline, try again with an answer of at most so many tokens; 0 does not."""
 
     def __post_init__(self) -> None:
         for name in ("max_waiting_tokens", "max_wait_ms"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.pressed_max_tokens < 0:
+            raise ConfigError(f"pressed_max_tokens is {self.pressed_max_tokens}; it must be 0 (never) or more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class AdmissionStats:
     accepted: int
     refused_unread: int
     """From their size and budget alone."""
+    degraded: int
+    """Accepted, but not by the first variant, or for a shorter answer."""
     refused_late: int
     """Read, and would have been late or made others late."""
     refused_full: int
@@ -83,12 +90,22 @@ class _Accepted:
     tokens: int = 0
 
 
-class Admission:
-    """One engine's ledger."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """One form of a request that would be late."""
 
-    def __init__(self, config: AdmissionConfig, limits: StepLimits) -> None:
+    load: Load
+    request: Request
+    late_ms: float
+
+
+class Admission:
+    """The ledger of one machine. `variants` are the names of its models, the best first."""
+
+    def __init__(self, config: AdmissionConfig, limits: StepLimits, variants: Sequence[str] = ("",)) -> None:
         self._config = config
         self._limits = limits
+        self._variants = tuple(variants)
         self._lock = threading.Lock()
         self._accepted: dict[str, _Accepted] = {}
         self._tokens = 0
@@ -97,20 +114,20 @@ class Admission:
         self._margin = MARGIN_START
         self._tokens_per_byte = 0.3
         self._last_refusal = self._last_probe = -math.inf
-        self._count = self._refused_unread = self._refused_late = self._refused_full = 0
+        self._count = self._degraded = self._refused_unread = self._refused_late = self._refused_full = 0
 
-    def screen(self, size_bytes: int, budget: Budget, arrived: float, cost: StepCost | None, now: float) -> None:
+    def screen(self, size_bytes: int, budget: Budget, arrived: float, costs: Sequence[StepCost], now: float) -> None:
         """Refuse a request of which only the size and the budget are known, if there is no hope for it.
 
         Raises `OverloadedError`.
         """
         with self._lock:
-            if cost is None or not budget or not self._config.by_forecast or not self._accepted:
+            if not costs or not budget or not self._config.by_forecast or not self._accepted:
                 return
             prompt = max(1, int(HOPEFUL * self._tokens_per_byte * size_bytes))
             answer = max(1, int(HOPEFUL * self._lengths.expect(16)))
-            load = Load(prompt, answer, budget.deadline(arrived))
-            late_ms = self._late_ms(load, cost, now)[0]
+            load = Load(prompt, answer, budget.deadline(arrived), model=len(costs) - 1)
+            late_ms = self._late_ms(load, costs, now)[0]
             if late_ms > 0:
                 self._refused_unread += 1
                 raise self._refuse(late_ms, now)
@@ -120,30 +137,57 @@ class Admission:
         with self._lock:
             self._tokens_per_byte += (tokens / max(1, size_bytes) - self._tokens_per_byte) / 16
 
-    def admit(self, request: Request, cost: StepCost | None, now: float) -> Request:
-        """Enter a request, and return it with the length that is counted on.
+    def admit(self, request: Request, costs: Sequence[StepCost], now: float) -> Request:
+        """Enter a request, and return it with its variant and the length that is counted on.
 
-        Raises `OverloadedError` if it would be late, make others late, or find too much waiting, and
-        `UnreachableBudgetError` if it would be late on an idle machine.
+        `costs` has one for each variant, or none if nothing is known of them. Raises `OverloadedError` if the request
+        would be late, make others late, or find too much waiting, and `UnreachableBudgetError` if it would be late on
+        an idle machine.
         """
         with self._lock:
-            answer = self._lengths.expect(request.max_tokens)
-            deadline = request.budget.deadline(request.arrived)
-            truncates = request.on_deadline is OnDeadline.TRUNCATE
-            load = Load(len(request.prompt), answer, deadline, len(request.prompt), truncates)
-            self._check_bounds(load, cost, now)
-            narrow = False
-            if cost is not None and request.budget:
-                late_ms, done_ms = self._late_ms(load, cost, now)
-                narrow = self._margin * done_ms > NARROW * 1000 * (load.deadline.total - now)
-                if late_ms > 0 and self._config.by_forecast and not self._may_probe(now):
-                    self._check_reachable(request, load, cost, now)
-                    self._refused_late += 1
-                    raise self._refuse(late_ms, now)
-            self._count += 1
-            self._tokens += load.prompt + load.answer
-            self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow)
-            return replace(request, expected_tokens=answer)
+            self._check_bounds(len(request.prompt) + self._lengths.expect(request.max_tokens), costs, now)
+            if not costs or not request.budget:
+                return self._enter(request, self._load(request, self._first(request)), now)
+            refusals: list[_Refusal] = []
+            for candidate in self._candidates(request):
+                load = self._load(candidate, self._variants.index(candidate.variant))
+                late_ms, done_ms = self._late_ms(load, costs, now)
+                if late_ms <= 0 or not self._config.by_forecast or self._may_probe(now):
+                    narrow = self._margin * done_ms > NARROW * 1000 * (load.deadline.total - now)
+                    return self._enter(_explain(request, candidate, refusals), load, now, narrow=narrow)
+                refusals.append(_Refusal(load, candidate, late_ms))
+            self._check_reachable(refusals, costs, now)
+            self._refused_late += 1
+            raise self._refuse(min(refusal.late_ms for refusal in refusals), now)
+
+    def _first(self, request: Request) -> int:
+        return self._variants.index(request.variant) if request.variant else 0
+
+    def _candidates(self, request: Request) -> list[Request]:
+        """The request as each variant would answer it, then in short."""
+        names = (request.variant,) if request.variant else self._variants
+        candidates = [replace(request, variant=name) for name in names]
+        pressed = self._config.pressed_max_tokens
+        if 0 < pressed < request.max_tokens:
+            candidates += [replace(candidate, max_tokens=pressed) for candidate in candidates]
+        return candidates
+
+    def _load(self, request: Request, model: int) -> Load:
+        return Load(
+            len(request.prompt),
+            self._lengths.expect(request.max_tokens),
+            request.budget.deadline(request.arrived),
+            len(request.prompt),
+            request.on_deadline is OnDeadline.TRUNCATE,
+            model,
+        )
+
+    def _enter(self, request: Request, load: Load, now: float, *, narrow: bool = False) -> Request:
+        self._count += 1
+        self._degraded += bool(request.degraded)
+        self._tokens += load.prompt + load.answer
+        self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow)
+        return replace(request, variant=self._variants[load.model], expected_tokens=load.answer)
 
     def observe(self, update: Update, now: float) -> None:
         """An accepted request went on, or ended."""
@@ -174,6 +218,7 @@ class Admission:
             return AdmissionStats(
                 self._count,
                 self._refused_unread,
+                self._degraded,
                 self._refused_late,
                 self._refused_full,
                 self._margin,
@@ -202,51 +247,58 @@ class Admission:
         elif entry.narrow:
             self._margin = max(self._margin - MARGIN_DECAY, MARGIN_RANGE[0])
 
-    def _check_bounds(self, load: Load, cost: StepCost | None, now: float) -> None:
-        tokens = self._tokens + load.prompt + load.answer
-        if tokens > self._config.max_waiting_tokens and self._accepted:
+    def _check_bounds(self, tokens: int, costs: Sequence[StepCost], now: float) -> None:
+        if not self._accepted:
+            return
+        if self._tokens + tokens > self._config.max_waiting_tokens:
             self._refused_full += 1
             self._last_refusal = now
             raise OverloadedError(f"{self._tokens} tokens wait to be computed already. Try again later.", 1000.0)
-        if cost is None:
+        if not costs:
             return
-        streams = max(1, len(self._accepted))
-        wait_ms = self._tokens * (cost.token_ms + (cost.base_ms + cost.sequence_ms) / streams)
-        if wait_ms > self._config.max_wait_ms and self._accepted:
+        cost = costs[0]
+        wait_ms = self._tokens * (cost.token_ms + (cost.base_ms + cost.sequence_ms) / len(self._accepted))
+        if wait_ms > self._config.max_wait_ms:
             self._refused_full += 1
             self._last_refusal = now
             late_ms = wait_ms - self._config.max_wait_ms
             raise OverloadedError(f"What waits already takes another {wait_ms / 1000:.0f} s. Try later.", late_ms)
 
-    def _late_ms(self, load: Load, cost: StepCost, now: float) -> tuple[float, float]:
+    def _late_ms(self, load: Load, costs: Sequence[StepCost], now: float) -> tuple[float, float]:
         """By how much the load, or somebody because of it, would be late, and when it would be done."""
         others = [entry.load for entry in self._accepted.values() if entry.limited]
-        found = forecast([*others, load], cost, self._limits)
+        found = forecast([*others, load], costs, self._limits)
         late_ms = find_lateness_ms(load, found[-1], now, self._margin)
         if late_ms <= 0 and any(
             find_lateness_ms(other, told, now, self._margin) > 0 for other, told in zip(others, found[:-1], strict=True)
         ):
-            late_ms = self._harm_ms(others, found[:-1], cost, now)
+            late_ms = self._harm_ms(others, found[:-1], costs, now)
         return late_ms, found[-1].done_ms
 
-    def _harm_ms(self, others: Sequence[Load], found: Sequence[Forecast], cost: StepCost, now: float) -> float:
+    def _harm_ms(
+        self, others: Sequence[Load], found: Sequence[Forecast], costs: Sequence[StepCost], now: float
+    ) -> float:
         """The most that somebody is late who would not be late without the newcomer."""
-        without = forecast(others, cost, self._limits)
+        without = forecast(others, costs, self._limits)
         late_ms = 0.0
         for load, told, before in zip(others, found, without, strict=True):
             if find_lateness_ms(load, before, now, self._margin) <= 0:
                 late_ms = max(late_ms, find_lateness_ms(load, told, now, self._margin))
         return late_ms
 
-    def _check_reachable(self, request: Request, load: Load, cost: StepCost, now: float) -> None:
-        (alone,) = forecast([load], cost, self._limits)
-        if find_lateness_ms(load, alone, now, 1.0) > 0:
-            raise UnreachableBudgetError(
-                f"The budget ({request.budget}) is less than this machine needs with nothing else to do: about "
-                f"{alone.first_ms:.0f} ms to the first token and {alone.done_ms:.0f} ms in all for "
-                f"{load.prompt} tokens in and {load.answer} out. Allow more time, ask for fewer tokens, or use a "
-                "smaller model."
-            )
+    def _check_reachable(self, refusals: Sequence[_Refusal], costs: Sequence[StepCost], now: float) -> None:
+        alone = [forecast([refusal.load], costs, self._limits)[0] for refusal in refusals]
+        late_ms = [
+            find_lateness_ms(refusal.load, told, now, 1.0) for refusal, told in zip(refusals, alone, strict=True)
+        ]
+        if min(late_ms) <= 0:
+            return
+        load, told = refusals[0].load, alone[0]
+        raise UnreachableBudgetError(
+            f"The budget ({refusals[0].request.budget}) is less than this machine needs with nothing else to do: about "
+            f"{told.first_ms:.0f} ms to the first token and {told.done_ms:.0f} ms in all for {load.prompt} tokens in "
+            f"and {load.answer} out. Allow more time, ask for fewer tokens, or use a smaller model."
+        )
 
     def _refuse(self, late_ms: float, now: float) -> OverloadedError:
         self._last_refusal = now
@@ -255,6 +307,17 @@ class Admission:
             f"Try again in {late_ms:.0f} ms, or allow more time."
         )
         return OverloadedError(message, max(1.0, late_ms))
+
+
+def _explain(request: Request, accepted: Request, refusals: Sequence[_Refusal]) -> Request:
+    """The request as accepted, and, if it was refused in another form before, why it was not accepted so."""
+    if not refusals:
+        return accepted
+    late_ms = refusals[0].late_ms
+    reason = f"{refusals[0].request.variant or 'The answer'} would have been {late_ms:.0f} ms late"
+    if accepted.max_tokens < request.max_tokens:
+        reason += f"; cut to {accepted.max_tokens} tokens"
+    return replace(accepted, degraded=reason)
 
 
 def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> float:

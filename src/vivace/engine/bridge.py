@@ -23,6 +23,7 @@ from vivace.budget import Budget
 from vivace.engine.admission import Admission, AdmissionStats
 from vivace.engine.constraint import Compile
 from vivace.engine.engine import Engine, EngineStats
+from vivace.engine.ladder import Ladder
 from vivace.engine.request import Request, StepEvent, Update
 from vivace.errors import EngineError, EngineStoppedError, QueueFullError, RequestError, StepFailedError, VivaceError
 
@@ -93,7 +94,7 @@ class EngineThread:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | Ladder,
         compile: Compile | None = None,
         clock: Callable[[], float] = time.monotonic,
         admission: Admission | None = None,
@@ -122,20 +123,14 @@ class EngineThread:
         """Send a request, on the first iteration, and yield its updates; a slow reader gets them merged.
 
         Closing or cancelling the iterator aborts the request. Raises `QueueFullError`, `RequestError` or
-        `ContextLengthError` when admission or the engine refuses the request, `EngineStoppedError` when it has ended
-        or ends.
+        `ContextLengthError` when the engine refuses the request, `EngineStoppedError` when it has ended or ends.
         """
         mailroom = self._mailroom()
         stream = mailroom.open(request.id)
-        try:
-            request = self._admit(request)
-        except VivaceError:
-            mailroom.discard(request.id)
-            raise
         self._tell(request)
         if self._refusing:  # looked at after the request was sent: whoever sets it sees this stream, or is seen here
             mailroom.discard(request.id)
-            self._forget_accepted(request.id)
+            self.release(request.id)
             self.abort(request.id)
             raise EngineStoppedError(self._refusing)
         try:
@@ -149,10 +144,24 @@ class EngineThread:
         """Give up a request; nothing happens if it has ended. Any thread may call this."""
         self._tell(Abort(id))
 
+    def admit(self, request: Request) -> Request:
+        """Accept a request that is to be submitted, and say how it will be answered.
+
+        Whoever does not submit it, or gives it up, releases it. Raises `OverloadedError` or `UnreachableBudgetError`.
+        """
+        if self._admission is None:
+            return request
+        return self._admission.admit(request, self._stats.costs, self._clock())
+
+    def release(self, id: str) -> None:
+        """Count no longer on a request, if it was accepted and has not ended."""
+        if self._admission is not None:
+            self._admission.forget(id)
+
     def screen(self, size_bytes: int, budget: Budget, arrived: float) -> None:
         """Refuse a request that is not read yet, by its size and budget. Raises `OverloadedError`."""
         if self._admission is not None:
-            self._admission.screen(size_bytes, budget, arrived, self._stats.cost, self._clock())
+            self._admission.screen(size_bytes, budget, arrived, self._stats.costs, self._clock())
 
     def learn_size(self, tokens: int, size_bytes: int) -> None:
         """What a request of so many bytes held."""
@@ -195,15 +204,6 @@ class EngineThread:
         self._inbox.put(message)
         self._engine.interrupt()
 
-    def _admit(self, request: Request) -> Request:
-        if self._admission is None:
-            return request
-        return self._admission.admit(request, self._stats.cost, self._clock())
-
-    def _forget_accepted(self, id: str) -> None:
-        if self._admission is not None:
-            self._admission.forget(id)
-
     def _observe(self, update: Update) -> None:
         if self._admission is not None:
             self._admission.observe(update, self._clock())
@@ -212,7 +212,7 @@ class EngineThread:
         loop = asyncio.get_running_loop()
         mailroom = self._loops.get(loop)
         if mailroom is None:
-            mailroom = _Mailroom(loop, self._observe, self._forget_accepted)
+            mailroom = _Mailroom(loop, self._observe, self.release)
             with self._loops_lock:
                 self._loops[loop] = mailroom
         return mailroom
@@ -319,7 +319,7 @@ class EngineThread:
         with self._loops_lock:
             self._loops.pop(loop, None)
         for id in mailroom.ids():
-            self._forget_accepted(id)
+            self.release(id)
             self._inbox.put(Abort(id))
 
 

@@ -47,8 +47,8 @@ class EngineStats:
     """Generated."""
     expired: int
     """Requests that their deadline ended."""
-    cost: StepCost | None
-    """What steps cost, where a cost model learns it."""
+    costs: tuple[StepCost, ...]
+    """What steps cost, of each model, where a cost model learns it."""
     cost_error: float
     """Of its predictions: the mean share of a step's time by which they are off."""
 
@@ -158,7 +158,7 @@ class Engine:
             failed_steps=self._failed_steps,
             tokens=self._tokens,
             expired=self._expired,
-            cost=self._cost.cost if self._cost else None,
+            costs=(self._cost.cost,) if self._cost else (),
             cost_error=self._cost.error if self._cost else 0.0,
         )
 

@@ -2,8 +2,9 @@
 one of them begins or ends to generate.
 
 It follows what the scheduler does: prompts in the order of their deadlines, in chunks that share steps with all
-streams, and every stream one token a step. Steps are taken as divisible, so a forecast is off by a step or so. Work
-without a deadline is left out, since it sits out where it would be in the way. Pure functions: no clock, no state.
+streams, and every stream one token a step. Where several models share the machine, each that has work makes a step in
+turn; together they are a round. Rounds are taken as divisible, so a forecast is off by one or so. Work without a
+deadline is left out, since it sits out where it would be in the way. Pure functions: no clock, no state.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Load:
     """Positions attended to by the next token."""
     truncates: bool = False
     """Its total deadline may end it."""
+    model: int = 0
+    """Which of the costs is its own."""
 
     @property
     def due(self) -> float:
@@ -54,28 +57,32 @@ class StepLimits:
     max_batch_tokens: int
 
 
-def forecast(loads: Sequence[Load], cost: StepCost, limits: StepLimits) -> list[Forecast]:
-    """For each load, in the order given; time O(n log n)."""
-    return _Run(loads, cost, limits).finish()
+def forecast(loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits) -> list[Forecast]:
+    """For each load, in the order given; time O(n log n). `costs` has one for each model."""
+    return _Run(loads, costs, limits).finish()
 
 
 class _Run:
     """One forecast being made."""
 
-    def __init__(self, loads: Sequence[Load], cost: StepCost, limits: StepLimits) -> None:
+    def __init__(self, loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits) -> None:
         self._loads = loads
-        self._base_ms = cost.base_ms
-        self._token_ms = max(cost.token_ms, 1e-9)
+        self._costs = costs
         self._found = [Forecast() for _ in loads]
         self._limits = limits
         context = sum(load.context + load.prompt for load in loads) / len(loads) if loads else 0.0
-        self._stream_ms = cost.decode_ms(1, context) - cost.base_ms
+        self._stream_ms = [cost.decode_ms(1, context) - cost.base_ms for cost in costs]
         tightest_s = min((load.deadline.tpot_s for load in loads), default=math.inf)
         self._step_ms = min(limits.max_step_ms, 1000 * tightest_s)
         self._now_ms = 0.0
-        self._steps = 0.0
-        self._streams = [(float(load.answer), index) for index, load in enumerate(loads) if not load.prompt]
-        heapq.heapify(self._streams)  # by the step with which they end
+        self._rounds = 0.0
+        self._streams: list[tuple[float, int]] = []  # a heap, by the round with which they end
+        self._streaming = [0] * len(costs)
+        self._round_ms = 0.0
+        """What a round of all streams takes."""
+        for index, load in enumerate(loads):
+            if not load.prompt:
+                self._begin_stream(index, load.answer)
 
     def finish(self) -> list[Forecast]:
         waiting = sorted((load.due, index) for index, load in enumerate(self._loads) if load.prompt)
@@ -84,37 +91,50 @@ class _Run:
             self._prefill(index, left)
             left -= self._loads[index].prompt
         while self._streams:
-            self._advance(self._streams[0][0] - self._steps, self._base_ms)
+            self._advance(self._streams[0][0] - self._rounds, 0.0)
         return self._found
 
     def _prefill(self, index: int, left: float) -> None:
         """`left` are all prompt tokens that wait, this one's included: they share its last step."""
-        prompt = float(self._loads[index].prompt)
-        while prompt > 0:
-            spare_ms = self._step_ms - self._base_ms - len(self._streams) * self._stream_ms
-            chunk = max(MIN_CHUNK_TOKENS, spare_ms / self._token_ms)
+        load = self._loads[index]
+        cost = self._costs[load.model]
+        token_ms = max(cost.token_ms, 1e-9)
+        prompt = float(load.prompt)
+        while prompt > 1e-6:
+            base_ms = 0.0 if self._streaming[load.model] else cost.base_ms
+            chunk = max(MIN_CHUNK_TOKENS, (self._step_ms - self._round_ms - base_ms) / token_ms)
             if not self._streams and left <= prompt:
                 chunk = prompt  # alone
             chunk = min(chunk, self._limits.max_batch_tokens, left)
-            steps = prompt / chunk
+            rounds = prompt / chunk
             if self._streams:
-                steps = min(steps, self._streams[0][0] - self._steps)
-            self._advance(steps, self._base_ms + chunk * self._token_ms)
-            prompt -= steps * chunk
-            left -= steps * chunk
-            if prompt < 1e-6:
-                break
+                rounds = min(rounds, self._streams[0][0] - self._rounds)
+            self._advance(rounds, base_ms + chunk * token_ms)
+            prompt -= rounds * chunk
+            left -= rounds * chunk
         self._found[index].first_ms = self._now_ms
-        answer = self._loads[index].answer - 1
-        if answer > 0:
-            heapq.heappush(self._streams, (self._steps + answer, index))
+        if load.answer > 1:
+            self._begin_stream(index, load.answer - 1)
         else:
             self._found[index].done_ms = self._now_ms
 
-    def _advance(self, steps: float, besides_ms: float) -> None:
-        """So many steps of all streams and of `besides_ms`; whoever ends with them is done."""
-        self._now_ms += steps * (besides_ms + len(self._streams) * self._stream_ms)
-        self._steps += steps
-        while self._streams and self._streams[0][0] <= self._steps + 1e-9:
+    def _begin_stream(self, index: int, tokens: int) -> None:
+        heapq.heappush(self._streams, (self._rounds + tokens, index))
+        self._count_stream(self._loads[index].model, 1)
+
+    def _count_stream(self, model: int, change: int) -> None:
+        self._streaming[model] += change
+        self._round_ms = sum(
+            cost.base_ms + streams * stream_ms
+            for cost, streams, stream_ms in zip(self._costs, self._streaming, self._stream_ms, strict=True)
+            if streams
+        )
+
+    def _advance(self, rounds: float, besides_ms: float) -> None:
+        """So many rounds of all streams and of `besides_ms`; whoever ends with them is done."""
+        self._now_ms += rounds * (besides_ms + self._round_ms)
+        self._rounds += rounds
+        while self._streams and self._streams[0][0] <= self._rounds + 1e-9:
             _, index = heapq.heappop(self._streams)
+            self._count_stream(self._loads[index].model, -1)
             self._found[index].done_ms = self._now_ms

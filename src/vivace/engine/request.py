@@ -63,6 +63,10 @@ class Request:
     """`truncate`: when the total deadline nears, the answer ends early enough to be told in time."""
     expected_tokens: int = 0
     """The length that admission counted on; 0 if nobody did."""
+    variant: str = ""
+    """Which of a ladder's models answers; empty lets admission choose."""
+    degraded: str = ""
+    """Why admission chose another than the first, or cut `max_tokens`."""
 
 
 class Update(NamedTuple):

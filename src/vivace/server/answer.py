@@ -126,6 +126,7 @@ class Answer:
     async def aclose(self) -> None:
         """Free the request, if it still runs."""
         await self._updates.aclose()
+        self._bridge.release(self.request.id)
 
     async def _next_update(self, *, aborted: bool = False) -> Update:
         try:

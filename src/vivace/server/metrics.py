@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
+from vivace.engine.cost import StepCost
 from vivace.server.replies import Usage
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -109,15 +110,15 @@ class _EngineCollector(Collector):
             "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
             "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
-        if stats.cost is not None:
+        if stats.costs:
             gauges["cost_model_error"] = (stats.cost_error, "Mean share of a step's time that its prediction misses.")
-            for field in fields(stats.cost):
-                text = "Coefficient of a step's predicted time, in milliseconds."
-                gauges[f"cost_model_{field.name}"] = (getattr(stats.cost, field.name), text)
+            for field in fields(StepCost):
+                text = "Coefficient of a step's predicted time, in milliseconds, of the first model."
+                gauges[f"cost_model_{field.name}"] = (getattr(stats.costs[0], field.name), text)
         if (admission := self._bridge.admission_stats()) is not None:
             gauges["admission_margin"] = (admission.margin, "What forecasts are multiplied with.")
             gauges["admission_under_way"] = (admission.under_way, "Accepted and not ended.")
-            for kind in ("accepted", "refused_unread", "refused_late", "refused_full"):
+            for kind in ("accepted", "degraded", "refused_unread", "refused_late", "refused_full"):
                 counters[f"admission_{kind}"] = (getattr(admission, kind), "Requests, by what admission did.")
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(f"vivace_{name}", text, value)

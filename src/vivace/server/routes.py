@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from vivace.budget import Budget, parse_budget
 from vivace.engine.bridge import EngineThread
+from vivace.engine.request import Request as EngineRequest
 from vivace.errors import ConfigError, DeadlineError, OverloadedError, VivaceError
 from vivace.models.model import Model
 from vivace.server.answer import Answer, Answers
@@ -122,8 +123,22 @@ def _declared_bytes(request: Request) -> int:
 
 def _submit(service: Service, job: Job) -> Answers:
     tokenizer = service.model.tokenizer
-    answers = [Answer(service.bridge, request, tokenizer, job.stop, job.tools) for request in job.requests]
+    requests = _admit(service.bridge, job)
+    answers = [Answer(service.bridge, request, tokenizer, job.stop, job.tools) for request in requests]
     return Answers(answers, job.per_prompt)
+
+
+def _admit(bridge: EngineThread, job: Job) -> list[EngineRequest]:
+    """All of a job's requests, as accepted, or none. Raises `OverloadedError` or `UnreachableBudgetError`."""
+    accepted: list[EngineRequest] = []
+    try:
+        for request in job.requests:
+            accepted.append(bridge.admit(request))
+    except VivaceError:
+        for request in accepted:
+            bridge.release(request.id)
+        raise
+    return accepted
 
 
 async def _answer_whole(answers: Answers, job: Job, report: partial[None]) -> Response:
