@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vivace.budget import Timeline
+from vivace.budget import NO_BUDGET, Timeline
 from vivace.engine.constraint import Grammar, ask_mask
 from vivace.grammar import GrammarCompiler
 from vivace.models.model import open_model
@@ -61,9 +61,11 @@ def main() -> None:
             "count an answer": cost_us(lambda: metrics.record(usage)),
         },
         "off the loop": {
-            "prepare a completion": cost_us(lambda: prepare_completion(model, text, time.monotonic())),
-            "prepare a chat": cost_us(lambda: prepare_chat(model, short, time.monotonic())),
-            "prepare a chat of 1,850 characters": cost_us(lambda: prepare_chat(model, long, time.monotonic())),
+            "prepare a completion": cost_us(lambda: prepare_completion(model, text, time.monotonic(), NO_BUDGET)),
+            "prepare a chat": cost_us(lambda: prepare_chat(model, short, time.monotonic(), NO_BUDGET)),
+            "prepare a chat of 1,850 characters": cost_us(
+                lambda: prepare_chat(model, long, time.monotonic(), NO_BUDGET)
+            ),
             "mask of a JSON object": cost_us(lambda: ask_mask(constraint, model.config.vocab_size)),
         },
     }
