@@ -127,7 +127,7 @@ class _Run:
         self._outcomes.append(None)
         request = _make_request(str(number), arrival, kind)
         try:
-            request = self._admission.admit(request, self._cost.cost, arrival.at)
+            request = self._admission.admit(request, (self._cost.cost,), arrival.at)
             self._accepted[request.id] = _Accepted(number, arrival)
             self._engine.add(request)
         except UnreachableBudgetError:
