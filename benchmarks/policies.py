@@ -124,6 +124,10 @@ def ask(rate: float, seconds: float, budgets: Sequence[float], lengths: tuple[in
             clients.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for client in clients:
             client.wait()
+        if not all(file.exists() for file in files):
+            raise SystemExit(
+                "A client could not begin: its first request was late. Quieten the machine or allow more time."
+            )
         documents = [json.loads(file.read_text()) for file in files]
     kept, accepted, offered = [], 0, 0
     for document, total_ms in zip(documents, budgets, strict=True):
