@@ -19,6 +19,7 @@ ALLOWED = {
     "machine": "",
     "native": "errors native",
     "engine": "batch errors budget engine",
+    "simulation": "batch errors budget engine simulation",
     "sampling": "batch errors engine.constraint engine.request",
     "template_sandbox": "errors",
     "chat_template": "errors template_sandbox",
@@ -34,7 +35,7 @@ ALLOWED = {
 }
 """Of this package. What is not listed (the command line, the Python interface) puts the parts together."""
 
-BARE = ("batch", "errors", "budget", "sampling", "engine")
+BARE = ("batch", "errors", "budget", "sampling", "engine", "simulation")
 """Import nothing from outside but the standard library: no numpy, no native module."""
 
 

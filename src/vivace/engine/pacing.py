@@ -44,6 +44,15 @@ def latest_start(sequence: Sequence, cost: StepCost | None, step_ms: float) -> f
     return min(first - prompt_s, deadline.total - prompt_s - answer_s)
 
 
+def added_work_s(sequence: Sequence, cost: StepCost | None) -> float:
+    """What the steps of a sequence that waits take longer, all together, than without it."""
+    if cost is None:
+        return 0.0
+    length, left = len(sequence.tokens), sequence.remaining()
+    answer_ms = left * (cost.decode_ms(1, length + left / 2) - cost.base_ms)
+    return (cost.prompt_ms(length) - cost.base_ms + answer_ms) / 1000
+
+
 def expiry(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
     """The instant from which there is no point in computing a sequence any further."""
     deadline = sequence.deadline

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Want
 from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.cost import CostModel
-from vivace.engine.pacing import expiry, latest_start, pace_ms
+from vivace.engine.pacing import added_work_s, expiry, latest_start, pace_ms
 from vivace.engine.policy import POLICIES
 from vivace.engine.request import PRIORITIES
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
@@ -124,8 +124,11 @@ class Scheduler:
         sequences, halfway = self._secure_decoding(now)
         limit_ms = self._find_limit_ms(now)
         sat_out = False
+        if self._limits_press(halfway, now):
+            sequences, sat_out = _rest(sequences)
         if limit_ms < math.inf:
-            sequences, sat_out = self._sit_out(sequences, limit_ms)
+            sequences, left_out = self._sit_out(sequences, limit_ms)
+            sat_out = sat_out or left_out
         limits = [1] * len(sequences)
         if not halfway and not sat_out and not len(self.waiting) and self._config.max_burst_steps > 1:
             limits = self._plan_burst(sequences)
@@ -192,8 +195,14 @@ class Scheduler:
         if self.preemptions > before:
             decoding = [sequence for sequence in decoding if sequence.slot != NO_SLOT]
             halfway = [sequence for sequence in halfway if sequence.slot != NO_SLOT]
-        halfway.sort(key=self._rank, reverse=True)
+        halfway.sort(key=lambda sequence: (*self._haste(sequence, now), *self._rank(sequence)), reverse=True)
         return decoding, halfway
+
+    def _limits_press(self, halfway: list[Sequence], now: float) -> bool:
+        """Whether prompts with deadlines have no time left for those without."""
+        if self._cost is None:
+            return False
+        return any(s.latest_start <= now for s in halfway) or (bool(self._slots) and self.waiting.pressed(now))
 
     def _extend(self, sequence: Sequence, now: float) -> bool:
         """Get one more block, from the last in line if need be; False when that is the sequence itself."""
@@ -255,10 +264,16 @@ class Scheduler:
         admitted = None if first is None else self._admit(first, now)
         return admitted or (halfway.pop() if halfway else None)
 
+    def _haste(self, sequence: Sequence, now: float) -> tuple[bool, bool]:
+        """The smaller, the sooner to go on with a prompt that was begun, whatever its priority: it may not be late."""
+        return not sequence.limited, sequence.latest_start > now
+
     def _goes_before(self, sequence: Sequence, other: Sequence, now: float) -> bool:
-        urgent = sequence.latest_start <= now
-        if urgent != (other.latest_start <= now):
-            return urgent
+        """Whether to begin with the first that waits, rather than go on with the first that was begun."""
+        if self.waiting.pressed(now):
+            return not other.limited or sequence.due < other.due
+        if other.limited and (not sequence.limited or other.latest_start <= now):
+            return False
         return self._rank(sequence) < self._rank(other)
 
     def _plan_burst(self, sequences: list[Sequence]) -> list[int]:
@@ -319,7 +334,9 @@ class Scheduler:
     def _queue(self, sequence: Sequence, now: float) -> None:
         if sequence.limited:
             step_ms = 0.0 if self._cost is None else self._cost.last_step_ms
-            sequence.latest_start = latest_start(sequence, self._cost.cost if self._cost else None, step_ms)
+            cost = self._cost.cost if self._cost else None
+            sequence.latest_start = latest_start(sequence, cost, step_ms)
+            sequence.work_s = added_work_s(sequence, cost)
         self.waiting.add(sequence, now)
 
     def _expiry(self, sequence: Sequence) -> float:
@@ -349,6 +366,15 @@ class Scheduler:
             assert blocks_for(sequence.computed) <= len(sequence.blocks), "computed tokens without a block"
         assert all(s.slot == NO_SLOT and not s.blocks and not s.computed for s in waiting)
         self.pool.check_integrity([sequence.blocks for sequence in running])
+
+
+def _rest(sequences: list[Sequence]) -> tuple[list[Sequence], bool]:
+    """Those with deadlines and one without, and whether that leaves some out."""
+    idle = [sequence for sequence in sequences if not sequence.limited]
+    if len(idle) < 2:
+        return sequences, False
+    first = min(idle, key=lambda sequence: (-sequence.level, sequence.computed - sequence.end))
+    return [sequence for sequence in sequences if sequence.limited or sequence is first], True
 
 
 def blocks_for(tokens: int) -> int:

@@ -69,6 +69,7 @@ class Sequence:
         "stops",
         "tokens",
         "wants_logprobs",
+        "work_s",
     )
 
     def __init__(self, request: Request, arrival: int, context_length: int) -> None:
@@ -89,6 +90,8 @@ class Sequence:
         """Its priority; it rises with the time it waits and each time it gives way."""
         self.latest_start = math.inf
         """Taken up later than this, it would miss its deadline."""
+        self.work_s = 0.0
+        """By how much it delays those that start after it."""
         self.sampling = replace(request.sampling, prompt_length=len(request.prompt))
         self.wants_logprobs = request.sampling.logprobs >= 0
         self.stops = frozenset(request.sampling.stop_token_ids)

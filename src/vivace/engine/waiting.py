@@ -1,8 +1,8 @@
 """The sequences that wait for a place, in the order in which they should get one.
 
-First whoever would miss its deadline if it waited any longer; then by priority, and within one by the policy. Whoever
-has waited for long rises by one priority, so that nobody waits for ever: priority orders the work that waits, and
-spends only the time that deadlines leave over.
+First, when those with deadlines can wait no longer, each in time behind all that must start before it, the one that
+must start soonest; then by priority, and within one by the policy. Whoever has waited for long rises by one priority,
+so that nobody waits for ever: priority orders the work that waits, and spends only the time that deadlines leave over.
 
 Knows no blocks, no slots, and no running sequence.
 """
@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from vivace.engine.policy import Policy
 from vivace.engine.request import PRIORITIES
 from vivace.engine.sequence import Sequence
+
+LOOK_AHEAD = 64
+"""Of those with a deadline, so many are looked at for whether they still have time."""
 
 _Entry = tuple[float, int, Sequence]
 """Key, order of arrival (which no two share), and whose they are."""
@@ -57,10 +60,18 @@ class WaitingQueue:
 
     def first(self, now: float) -> Sequence | None:
         """Who should get a place at the instant `now`; None if nobody waits."""
-        if self._starts and self._starts[0][0] <= now:
+        if self.pressed(now):
             return self._starts[0][2]
         self._age(now)
         return next((level[0][2] for level in reversed(self._levels) if level), None)
+
+    def pressed(self, now: float) -> bool:
+        """Whether the work with deadlines can wait no longer: each must start in time behind all that start before."""
+        for start, _, sequence in self._starts[:LOOK_AHEAD]:
+            if start <= now:
+                return True
+            now += sequence.work_s
+        return False
 
     def _age(self, now: float) -> None:
         for level in range(len(self._levels) - 1):
