@@ -22,7 +22,7 @@ from vivace.engine.proposer import Ask, Proposal, Proposer
 
 MAX_PROPOSED = {"lookup": 11, "off": 0}
 """By what a user calls it. With the token that comes anyway, 11 make 12 rows: some times what kernels take at once."""
-LOSS_SHARE = 0.02
+LOSS_SHARE = 0.015
 """Of all step time that may be lost to proposals that were wrong."""
 _MARGIN = 1.03
 """How much better than without proposals the expected rate must be."""
@@ -34,6 +34,10 @@ _PROBE_SEQUENCES = 4
 """And for this many sequences."""
 _PLAIN_EVERY = 64
 """After this many steps in a row with proposals comes one without, so that its time stays known."""
+_RECONSIDER_EVERY = 32
+"""Predictions are made anew after this many steps."""
+_MEMORY = 48
+"""Measurements that a mean is over, about."""
 _FORGET_AFTER = 4096
 """Steps after which a time that was not measured again counts no more."""
 _MIN_CHUNK = 16
@@ -53,7 +57,7 @@ class Mean:
         self.at = 0
 
     def add(self, value: float, at: int) -> None:
-        self.count = min(self.count + 1, 16)
+        self.count = min(self.count + 1, _MEMORY)
         self.at = at
         if self.count > 2:
             value = min(value, 2 * self.value)
@@ -159,6 +163,8 @@ class Speculator:
         self.times = StepTimes()
         self._account_ms = 0.0
         self._steps = 0
+        self._predicted: dict[tuple[int, int], float] = {}
+        self._hopes: dict[int, bool] = {}
         self._since_plain = 0
         self._by_strength: dict[int, Rate] = {}
         self._by_sequence: dict[str, Rate] = {}
@@ -166,10 +172,16 @@ class Speculator:
     def choose(self, sequences: int) -> Sequence[int]:
         """Which of so many decoding sequences, by their places, to ask the proposer about: most often all or none."""
         self._steps += 1
+        if self._steps % _RECONSIDER_EVERY == 0:
+            self._predicted.clear()
+            self._hopes.clear()
         plain = self.times.plain(sequences)
         if plain is None or self._account_ms <= 0 or self._since_plain >= _PLAIN_EVERY:
             return ()
-        if self._could_pay(sequences, plain):
+        hope = self._hopes.get(sequences)
+        if hope is None:
+            hope = self._hopes[sequences] = self._could_pay(sequences, plain)
+        if hope:
             return range(sequences)
         if self._steps % _PROBE_EVERY:
             return ()
@@ -218,11 +230,18 @@ class Speculator:
         self._by_sequence.pop(id, None)
         self._proposer.forget(id)
 
+    def _predict(self, sequences: int, plain: float, proposed: int) -> float:
+        """Milliseconds of a step without prompts that verifies so many tokens."""
+        key = sequences, proposed
+        ms = self._predicted.get(key)
+        if ms is None:
+            ms = self._predicted[key] = self.times.verifying(sequences, plain, sequences + proposed)
+        return ms
+
     def _could_pay(self, sequences: int, plain: float) -> bool:
         """Whether anything would pay here if every proposed token were right."""
         for count in (1, sequences, sequences * self.max_proposed):
-            total = sequences + count
-            if total * plain > _MARGIN * sequences * self.times.verifying(sequences, plain, total):
+            if (sequences + count) * plain > _MARGIN * sequences * self._predict(sequences, plain, count):
                 return True
         return False
 
@@ -255,12 +274,12 @@ class Speculator:
             expected += chance
             if count < len(chances) and size_class(sequences + count) != sequences + count:
                 continue
-            rate = expected / self.times.verifying(sequences, plain, sequences + count)
+            rate = expected / self._predict(sequences, plain, count)
             if rate > most:
                 best, most = count, rate
         if best:
             return best
-        return 1 if self._account_ms >= self.times.verifying(sequences, plain, sequences + 1) - plain else 0
+        return 1 if self._account_ms >= self._predict(sequences, plain, 1) - plain else 0
 
     def _count_beside_chunks(self, sequences: int, plain: float, chances: Sequence[tuple[float, int]]) -> int:
         """Beside prompts a token costs what it costs to compute, and saves what it would cost later."""
@@ -290,7 +309,8 @@ class Speculator:
         if proposed and made.chunk_tokens:
             cost = proposed * self.times.chunk_token(plain, sequences)
         elif proposed:
-            cost = self.times.verifying(sequences, plain, sequences + proposed) - plain
+            # Not what was predicted: whoever picks the best of some predictions picks those that err to the good.
+            cost = min(ms, 2 * self._predict(sequences, plain, proposed)) - plain
         gained = right * plain / sequences - cost + LOSS_SHARE * ms
         self._account_ms = min(self._account_ms + gained, _RESERVE_STEPS * plain)
 
