@@ -343,7 +343,8 @@ def load(
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
     With `speculate="lookup"`, tokens that followed before are proposed and verified together where that is faster;
-    `"off"` gives the same answers one token at a time. Raises a `ModelError` that names the file and the remedy, or `ConfigError`.
+    `"off"` gives the same answers one token at a time. Raises a `ModelError` that names the file and the remedy, or
+    `ConfigError`.
     """
     if unknown := _describe_unknown(options, NativeConfig.__slots__):
         raise ConfigError(unknown)

@@ -172,3 +172,9 @@ def test_size_classes_grow_with_sizes() -> None:
     assert [size_class(size) for size in (1, 7, 8, 9, 10, 15, 16, 21, 64, 79, 80)] == [
         *(1, 7, 8, 8, 10, 14, 16, 20, 64, 64, 80)
     ]
+
+
+def test_the_proposer_is_not_asked_at_every_short_step_in_vain() -> None:
+    machine = Machine(0.12, 0.11, sequences=1, right=0.0)
+    machine.speed_up(1000)
+    assert machine.proposer.asked < 100

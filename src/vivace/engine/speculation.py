@@ -32,6 +32,10 @@ _PROBE_EVERY = 16
 """Where nothing could pay even if all were right, proposals are asked for only at every so manieth step."""
 _PROBE_SEQUENCES = 4
 """And for this many sequences."""
+_PAUSE_MS = 3.0
+_PAUSE_MS_PER_SEQUENCE = 0.5
+"""After the proposer was asked in vain, it is not asked again for this long: asking costs some 50 microseconds, which
+matter where a step takes one millisecond."""
 _PLAIN_EVERY = 64
 """After this many steps in a row with proposals comes one without, so that its time stays known."""
 _RECONSIDER_EVERY = 32
@@ -166,6 +170,7 @@ class Speculator:
         self._predicted: dict[tuple[int, int], float] = {}
         self._hopes: dict[int, bool] = {}
         self._since_plain = 0
+        self._pause_ms = 0.0
         self._by_strength: dict[int, Rate] = {}
         self._by_sequence: dict[str, Rate] = {}
 
@@ -176,7 +181,7 @@ class Speculator:
             self._predicted.clear()
             self._hopes.clear()
         plain = self.times.plain(sequences)
-        if plain is None or self._account_ms <= 0 or self._since_plain >= _PLAIN_EVERY:
+        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= _PLAIN_EVERY:
             return ()
         hope = self._hopes.get(sequences)
         if hope is None:
@@ -193,6 +198,7 @@ class Speculator:
         plain = self.times.plain(sequences)
         if not asks or room < 1 or plain is None:
             return Speculation(sequences, chunk_tokens)
+        self._pause_ms = _PAUSE_MS + _PAUSE_MS_PER_SEQUENCE * len(asks)
         found = zip(asks, self._proposer.propose(list(asks.values())), strict=True)
         offers = {place: proposal for place, proposal in found if proposal is not None and proposal.tokens}
         if not offers:
@@ -223,6 +229,7 @@ class Speculator:
             self.times.add_plain(sequences, ms / passes)
         self._since_plain = self._since_plain + 1 if proposed else 0
         right = sum(self._learn(id, proposal, len(tokens[at]) - 1) for at, (id, proposal) in made.proposals.items())
+        self._pause_ms = 0.0 if right else self._pause_ms - ms
         self._settle(made, proposed, right, ms)
 
     def forget(self, id: str) -> None:
