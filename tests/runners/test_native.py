@@ -222,7 +222,7 @@ def test_verify_keeps_what_the_model_would_have_said_and_adds_one(runner: Native
             assert follow == tokens[right + 2 : right + 3]
 
 
-@pytest.mark.parametrize("name", ["greedy", "warm", "penalties", "min-tokens", "logprobs"])
+@pytest.mark.parametrize("name", ["greedy", "warm", "penalties", "bias", "logprobs"])
 def test_the_engine_answers_the_same_whatever_is_proposed(name: str, runner: NativeRunner) -> None:
     """Every step seems to take as long, so that much is proposed; every fifth token of it is wrong."""
     params = SAMPLINGS[name]
@@ -234,7 +234,8 @@ def test_the_engine_answers_the_same_whatever_is_proposed(name: str, runner: Nat
     found: dict[str, list[int]] = {}
     ticks = itertools.count()
     proposer = Recollection({request.id: [*request.prompt, *plain[request.id]] for request in requests})
-    engine = Engine(runner, SchedulerConfig(max_proposed=6), clock=lambda: float(next(ticks)), proposer=proposer)
+    config = SchedulerConfig(max_burst_steps=1, max_proposed=6)
+    engine = Engine(runner, config, clock=lambda: float(next(ticks)), proposer=proposer)
     collect_answers(engine, requests, found)
     assert found == plain
     assert 0 < engine.stats().accepted < engine.stats().proposed
