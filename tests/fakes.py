@@ -8,15 +8,17 @@ history other than what is in the blocks, raises AssertionError.
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from vivace.batch import BLOCK_SIZE, Batch, Logprobs, Row, RunnerLimits, Sampling, StepResult, Want
 from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.constraint import Constraint
+from vivace.engine.proposer import Ask, Proposal
 from vivace.engine.request import DEFAULT_PRIORITY, Request
 
 LIMITS = RunnerLimits(slots=8, blocks=64, max_batch_tokens=64, context_length=512, vocab_size=101)
@@ -163,6 +165,35 @@ def make_request(
         on_deadline=on_deadline,
         expected_tokens=expected_tokens,
     )
+
+
+class Oracle:
+    """Proposes what the fake model will say, with every token wrong at some rate. `requests` holds those under way."""
+
+    def __init__(self, requests: Mapping[str, Request], wrong: float, seed: int, vocab_size: int) -> None:
+        self.requests = requests
+        self.wrong = wrong
+        self.rng = random.Random(seed)
+        self.vocab_size = vocab_size
+
+    def propose(self, asks: Sequence[Ask]) -> list[Proposal | None]:
+        return [self._foretell(ask) for ask in asks]
+
+    def forget(self, id: str) -> None:
+        """Nothing is remembered."""
+
+    def _foretell(self, ask: Ask) -> Proposal | None:
+        request = self.requests[ask.id]
+        assert request.constraint is None, "asked about a constrained sequence"
+        assert list(ask.tokens[: len(request.prompt)]) == list(request.prompt), "tokens of another sequence"
+        assert ask.limit >= 1
+        told = ask.tokens[len(request.prompt) :]
+        rest = reference_tokens(request.prompt, request.sampling, len(told) + ask.limit, self.vocab_size)[len(told) :]
+        count = self.rng.randrange(ask.limit + 1)
+        proposed = [
+            self.rng.randrange(self.vocab_size) if self.rng.random() < self.wrong else token for token in rest[:count]
+        ]
+        return Proposal(proposed, self.rng.randrange(3)) if proposed else None
 
 
 class PlantedError(Exception):

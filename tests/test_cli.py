@@ -124,6 +124,14 @@ def test_text_is_printed_as_the_python_interface_gives_it(tiny: list[str], llama
     assert result.stderr == ""
 
 
+def test_speculation_can_be_turned_off_and_answers_the_same(tiny: list[str]) -> None:
+    asked = (*tiny, "--prompt", "abcabcabc", "--max-tokens", "60", "--ignore-eos", "--speculate")
+    texts = [generate(*asked, name) for name in ("lookup", "off")]
+    assert [result.exit_code for result in texts] == [0, 0]
+    assert texts[0].stdout_bytes == texts[1].stdout_bytes
+    assert generate(*asked, "draft").exit_code == 2
+
+
 def test_json_holds_text_tokens_and_times(tiny: list[str], llama_directory: Path) -> None:
     result = generate(*tiny, "--prompt", "Hello", "--max-tokens", "30", "--ignore-eos", "--json")
     assert result.exit_code == 0

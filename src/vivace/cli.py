@@ -52,6 +52,12 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _add_speculation_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--speculate", type=click.Choice(["lookup", "off"]), default="lookup", show_default=True,
+                        help="Propose what followed the same words before, and verify it where that is faster; "
+                        "answers stay the same.")(command)  # fmt: skip
+
+
 def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed((
         click.option("--host", default="127.0.0.1", show_default=True, help="Loopback unless told otherwise."),
@@ -196,8 +202,9 @@ def main() -> None:
 @click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
 @_add_sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with tokens and timing.")
+@_add_speculation_option
 @_add_model_options
-def generate(model: str, prompt: str, chat: bool, as_json: bool, **options: Any) -> None:
+def generate(model: str, prompt: str, chat: bool, as_json: bool, speculate: str, **options: Any) -> None:
     """Continue PROMPT with MODEL: mini (embedded), a directory, or a hub id."""
     from vivace.llm import load
     from vivace.progress import show_progress
@@ -211,7 +218,7 @@ def generate(model: str, prompt: str, chat: bool, as_json: bool, **options: Any)
     if not as_json and (params.logprobs is not None or params.prompt_logprobs):
         raise click.UsageError("--logprobs and --prompt-logprobs are printed with --json only; add it.")
     with show_progress(f"Loading {model}", sys.stderr) as progress:
-        loaded = load(model, progress=progress, **_model_options(**options))
+        loaded = load(model, progress=progress, speculate=speculate, **_model_options(**options))
     with loaded as llm:
         request = [{"role": "user", "content": prompt}] if chat else prompt
         if as_json:
@@ -258,6 +265,7 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
     help="Variants of one model, the best first: the next answers what the one before cannot in time.",
 )
 @_add_server_options
+@_add_speculation_option
 @_add_model_options
 def serve(
     models: tuple[str, ...],
@@ -271,6 +279,7 @@ def serve(
     from vivace.budget import NO_BUDGET, parse_budget
     from vivace.engine.admission import AdmissionConfig
     from vivace.engine.scheduler import SchedulerConfig
+    from vivace.engine.speculation import MAX_PROPOSED
     from vivace.launch import launch, open_ladder
     from vivace.progress import show_progress
     from vivace.runners.native import NativeConfig
@@ -292,7 +301,11 @@ def serve(
         log_format=options.pop("log_format"),
         log_level=options.pop("log_level"),
     )
-    policy = SchedulerConfig(max_waiting=options.pop("max_waiting"), policy=options.pop("policy"))
+    policy = SchedulerConfig(
+        max_waiting=options.pop("max_waiting"),
+        policy=options.pop("policy"),
+        max_proposed=MAX_PROPOSED[options.pop("speculate")],
+    )
     rules = AdmissionConfig(by_forecast=options.pop("admission"), pressed_max_tokens=options.pop("pressed_max_tokens"))
     opened = open_ladder(_name_models(models, ladder))
     with show_progress(f"Loading {', '.join(model.name for model in opened.values())}", sys.stderr) as progress:

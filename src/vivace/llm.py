@@ -23,6 +23,7 @@ from vivace.budget import Timeline
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
+from vivace.engine.speculation import MAX_PROPOSED
 from vivace.errors import ConfigError, EngineStoppedError, RequestError, StepFailedError
 from vivace.models.model import Model, open_model
 from vivace.models.weights import read_weights
@@ -56,11 +57,14 @@ class Generation:
 class LLM:
     """A loaded model. Any number of threads may generate at once; their requests share steps."""
 
-    def __init__(self, model: Model, runner: NativeRunner) -> None:
+    def __init__(self, model: Model, runner: NativeRunner, speculate: str = "lookup") -> None:
+        """`speculate` is `lookup` or `off`; the answers are the same. Raises `ConfigError` for anything else."""
+        if speculate not in MAX_PROPOSED:
+            raise ConfigError(f"speculate is {speculate!r}; it must be one of {', '.join(MAX_PROPOSED)}.")
         self.model = model
         self.runner = runner
         # What waits here are the caller's own prompts, in the caller's own memory: nobody gains if they are refused.
-        self._engine = Engine(runner, SchedulerConfig(max_waiting=sys.maxsize))
+        self._engine = Engine(runner, SchedulerConfig(max_waiting=sys.maxsize, max_proposed=MAX_PROPOSED[speculate]))
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         """Held while waiting for the other, so that one who comes back for it lets another go first."""
@@ -328,12 +332,19 @@ def _describe_unknown(options: Mapping[str, Any], known: Collection[str]) -> str
 
 
 def load(
-    name: str | os.PathLike[str] = "mini", /, *, progress: Callable[[float], None] | None = None, **options: Any
+    name: str | os.PathLike[str] = "mini",
+    /,
+    *,
+    progress: Callable[[float], None] | None = None,
+    speculate: str = "lookup",
+    **options: Any,
 ) -> LLM:
     """Load a model: `mini`, which is embedded here, a Hugging Face directory, or a hub id.
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
-    Raises a `ModelError` that names the file and the remedy, or `ConfigError`.
+    With `speculate="lookup"`, tokens that followed before are proposed and verified together where that is faster;
+    `"off"` gives the same answers one token at a time. Raises a `ModelError` that names the file and the remedy, or
+    `ConfigError`.
     """
     if unknown := _describe_unknown(options, NativeConfig.__slots__):
         raise ConfigError(unknown)
@@ -342,7 +353,7 @@ def load(
     except TypeError as error:
         raise ConfigError(f"An option is of the wrong type ({error}); see NativeConfig.") from error
     model = open_model(os.fspath(name))
-    return LLM(model, load_runner(model, config, progress))
+    return LLM(model, load_runner(model, config, progress), speculate)
 
 
 def load_runner(model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None) -> NativeRunner:

@@ -8,6 +8,7 @@ from tests.fakes import LIMITS, EveryOther, FakeRunner, reference_logprobs, refe
 from vivace.batch import Logprobs, RunnerLimits
 from vivace.engine.cost import CostModel
 from vivace.engine.engine import Engine
+from vivace.engine.proposer import Proposer
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import SchedulerConfig
 
@@ -25,8 +26,13 @@ class Answer:
         return self.last.finish_reason if self.last else None
 
 
-def make_engine(runner: FakeRunner, config: SchedulerConfig | None = None, cost: CostModel | None = None) -> Engine:
-    return Engine(runner, config, runner.clock, cost)
+def make_engine(
+    runner: FakeRunner,
+    config: SchedulerConfig | None = None,
+    cost: CostModel | None = None,
+    proposer: Proposer | None = None,
+) -> Engine:
+    return Engine(runner, config, runner.clock, cost, proposer)
 
 
 def gather(answers: dict[str, Answer], event: StepEvent) -> None:

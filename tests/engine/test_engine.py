@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.engine.answers import (
     answer_all,
@@ -19,12 +21,13 @@ from tests.fakes import (
     EveryOther,
     FakeClock,
     FakeRunner,
+    Oracle,
     PlantedError,
     make_request,
     reference_scores,
     reference_tokens,
 )
-from vivace.batch import Batch, Logprobs, Sampling, StepResult
+from vivace.batch import Batch, Logprobs, RunnerLimits, Sampling, StepResult
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
@@ -497,3 +500,75 @@ def test_stats_count_what_is_held_and_done() -> None:
     stats = engine.stats()
     assert (stats.waiting, stats.running, stats.steps, stats.passes, stats.tokens) == (0, 0, 8, 8, 8)
     assert (stats.blocks_used, stats.blocks_cached, stats.cached_tokens) == (0, 1, 16)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    wrong=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    blocks=st.integers(4, 20),
+    slots=st.integers(1, 5),
+    room=st.integers(1, 40),
+    most=st.integers(1, 30),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_proposer_leaves_every_answer_as_it_was(
+    seed: int, wrong: float, blocks: int, slots: int, room: int, most: int
+) -> None:
+    rng = random.Random(seed)
+    limits = RunnerLimits(slots, blocks, room, context_length=64, vocab_size=11)
+    requests = {}
+    for index in range(8):
+        sampling = Sampling(
+            rng.choice((0.0, 1.0)),
+            seed=index,
+            stop_token_ids=(3,) * rng.randrange(2),
+            min_tokens=rng.randrange(6),
+            repetition_penalty=rng.choice((1.0, 1.3)),
+            frequency_penalty=rng.choice((0.0, 0.4)),
+            logprobs=rng.choice((-1, 1)),
+        )
+        constraint = EveryOther(11) if rng.random() < 0.1 else None
+        sampling = replace(sampling, min_tokens=0) if constraint else sampling
+        prompt = rng.choices(range(11), k=rng.randrange(1, 30))
+        requests[f"{index}"] = make_request(
+            f"{index}", prompt, rng.randrange(1, 34), sampling, score_prompt=rng.random() < 0.2, constraint=constraint
+        )
+    runner = FakeRunner(limits, pass_ms=1.0)
+    engine = make_engine(runner, SchedulerConfig(max_proposed=most), proposer=Oracle(requests, wrong, seed, 11))
+    for request in requests.values():
+        engine.add(request)
+    answers = drain(engine)
+    for id, request in requests.items():
+        assert answers[id].tokens == expected(replace(request), limits)
+        assert answers[id].logprobs == expected_logprobs(request, answers[id].tokens, 11)
+        assert answers[id].scores == (reference_scores(request.prompt) if request.score_prompt else None)
+    assert engine.stats().blocks_used == 0
+
+
+def test_proposals_that_are_right_save_steps_and_are_counted() -> None:
+    request = make_request("a", max_tokens=400)
+    runner = FakeRunner(pass_ms=1.0)
+    config = SchedulerConfig(max_burst_steps=1, max_proposed=7)
+    engine = make_engine(runner, config, proposer=Oracle({"a": request}, 0.0, 1, LIMITS.vocab_size))
+    engine.add(request)
+    assert drain(engine)["a"].tokens == expected(request)
+    stats = engine.stats()
+    assert stats.steps < 200
+    assert 0 < stats.accepted == stats.proposed
+    assert stats.steps + stats.accepted == 400
+
+
+def test_only_accepted_tokens_are_shared_with_others() -> None:
+    """The fake runner checks every block that it is given for another's prefix against what is in it."""
+    first = make_request("a", range(20), max_tokens=100)
+    requests = {"a": first}
+    runner = FakeRunner(pass_ms=1.0)
+    oracle = Oracle(requests, 0.4, 2, LIMITS.vocab_size)
+    engine = make_engine(runner, SchedulerConfig(max_proposed=7), proposer=oracle)
+    engine.add(first)
+    answer = drain(engine)["a"].tokens
+    assert engine.stats().accepted
+    requests["b"] = make_request("b", [*range(20), *answer], max_tokens=20)
+    engine.add(requests["b"])
+    assert drain(engine)["b"].tokens == expected(requests["b"])
+    assert engine.stats().cached_tokens == 112

@@ -409,6 +409,7 @@ def test_a_scored_prompt_of_one_token_has_nothing_to_score() -> None:
     [
         lambda: SchedulerConfig(max_waiting=0),
         lambda: SchedulerConfig(max_burst_steps=0),
+        lambda: SchedulerConfig(max_proposed=-1),
         lambda: SchedulerConfig(burst_ms=-1.0),
         lambda: SchedulerConfig(burst_ms=float("nan")),
     ],

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from tests.engine.answers import Answer, expected, expected_logprobs, gather, last_update, make_engine
-from tests.fakes import EveryOther, FakeRunner, PlantedError, make_request, reference_scores
-from vivace.batch import Batch, RunnerLimits, Sampling
+from tests.fakes import EveryOther, FakeRunner, Oracle, PlantedError, make_request, reference_scores
+from vivace.batch import Batch, RunnerLimits, Sampling, Want
 from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.cost import CostModel, StepCost
 from vivace.engine.policy import POLICIES
@@ -46,10 +46,12 @@ class Storm:
             policy=self.rng.choice(list(POLICIES)),
             ageing_ms=self.rng.choice((1.0, 5000.0)),
             max_step_ms=self.rng.choice((0.3, 50.0)),
+            max_proposed=self.rng.choice((0, 1, 4, 20)),
         )
         known = CostModel(StepCost(*(self.rng.choice((0.0, 0.01, 0.2)) for _ in range(4))))
-        self.engine = make_engine(self.runner, config, self.rng.choice((None, known)))
         self.under_way: dict[str, Request] = {}
+        oracle = Oracle(self.under_way, self.rng.choice((0.0, 0.2, 1.0)), seed, self.limits.vocab_size)
+        self.engine = make_engine(self.runner, config, self.rng.choice((None, known)), oracle)
         self.answers: dict[str, Answer] = {}
         self.seen: Counter[str] = Counter()
         self.failures_in_a_row = 0
@@ -60,6 +62,9 @@ class Storm:
 
     def meddle(self, batch: Batch) -> None:
         self.seen["history"] += any(row.history for row in batch.rows)
+        wants = {row.want for row in batch.rows}
+        self.seen["proposals beside prompts"] += Want.VERIFY in wants and any(row.opens for row in batch.rows)
+        self.seen["proposals beside others"] += wants == {Want.VERIFY, Want.SAMPLE}
         self.seen["masks beside others"] += len({row.mask is None for row in batch.rows}) == 2
         if self.rng.random() < 0.02:
             self.abort_one()
@@ -170,7 +175,9 @@ def blow_storms(seeds: range, steps: int) -> None:
         stats = storm.engine.stats()
         seen.update(storm.seen)
         seen.update(preemptions=stats.preemptions, cached=stats.cached_tokens, bursts=stats.passes - stats.steps)
+        seen.update(accepted=stats.accepted, rejected=stats.proposed - stats.accepted)
     due = [*FinishReason, "preemptions", "cached", "bursts", "history", "masks beside others"]
+    due += ["accepted", "rejected", "proposals beside prompts", "proposals beside others"]
     assert not [name for name in [*due, "constraint failures", "logprobs"] if not seen[name]]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from tests.checkpoints import write_llama, write_qwen2
 from tests.runners.loading import Loaded, blocks_for, generate, hidden_of, load_directory, random_prompt, run
 from tests.runners.test_reference import CHECKPOINTS, transformers_logits
 from vivace.batch import Batch, Row, Sampling, Want
+from vivace.engine.engine import Engine
+from vivace.engine.proposer import Ask, Proposal
+from vivace.engine.request import Request
+from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import ConfigError, NativeError
 from vivace.native import supported_isas
 from vivace.runners.native import QUANTIZE, NativeConfig, NativeRunner, Quantize
@@ -215,6 +220,54 @@ def test_verify_keeps_what_the_model_would_have_said_and_adds_one(runner: Native
             assert kept == tokens[1 : right + 2]
             follow = list(run(runner, Row(0, 20 + len(kept), want=Want.SAMPLE)).tokens[0])
             assert follow == tokens[right + 2 : right + 3]
+
+
+@pytest.mark.parametrize("name", ["greedy", "warm", "penalties", "bias", "logprobs"])
+def test_the_engine_answers_the_same_whatever_is_proposed(name: str, runner: NativeRunner) -> None:
+    """Every step seems to take as long, so that much is proposed; every fifth token of it is wrong."""
+    params = SAMPLINGS[name]
+    requests = [
+        Request(f"{index}", tuple(random_prompt(40, seed=index)), 60, params, arrived=0.0) for index in range(3)
+    ]
+    plain: dict[str, list[int]] = {}
+    collect_answers(Engine(runner, SchedulerConfig()), requests, plain)
+    found: dict[str, list[int]] = {}
+    ticks = itertools.count()
+    proposer = Recollection({request.id: [*request.prompt, *plain[request.id]] for request in requests})
+    config = SchedulerConfig(max_burst_steps=1, max_proposed=6)
+    engine = Engine(runner, config, clock=lambda: float(next(ticks)), proposer=proposer)
+    collect_answers(engine, requests, found)
+    assert found == plain
+    assert 0 < engine.stats().accepted < engine.stats().proposed
+
+
+class Recollection:
+    """Proposes what is known to follow, every fifth token wrong."""
+
+    def __init__(self, known: dict[str, list[int]]) -> None:
+        self.known = known
+        self.random = np.random.default_rng(3)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Proposal | None]:
+        answers: list[Proposal | None] = []
+        for ask in asks:
+            follows = self.known[ask.id][len(ask.tokens) : len(ask.tokens) + ask.limit]
+            wrong = self.random.random(len(follows)) < 0.2
+            tokens = [3 if bad else token for token, bad in zip(follows, wrong, strict=True)]
+            answers.append(Proposal(tokens, 1) if tokens else None)
+        return answers
+
+    def forget(self, id: str) -> None:
+        pass
+
+
+def collect_answers(engine: Engine, requests: list[Request], answers: dict[str, list[int]]) -> None:
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for update in engine.step():
+            assert not update.error
+            answers.setdefault(update.id, []).extend(update.tokens)
 
 
 def test_scores_are_log_probabilities_that_sum_to_one(runner: NativeRunner, llama: Loaded) -> None:

@@ -37,6 +37,7 @@ async def test_answers_are_counted_and_timed_whole_and_streamed(model: Model) ->
         assert found["vivace_http_requests_total[/v1/chat/completions][200]"] == 2
         assert found["vivace_http_requests_total[/v1/chat/completions][400]"] == 1
         assert found["vivace_answer_tokens_total[completion]"] == 12
+        assert found["vivace_engine_proposed_tokens_total"] >= found["vivace_engine_accepted_tokens_total"] >= 0
         assert found["vivace_answer_tokens_total[prompt]"] > 80
         assert found["vivace_answer_tokens_total[cached]"] > 0
         assert found["vivace_time_to_first_token_seconds_count"] == 2

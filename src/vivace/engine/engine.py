@@ -10,12 +10,14 @@ import time
 from collections import abc
 from dataclasses import dataclass
 
-from vivace.batch import BLOCK_SIZE, Logprobs, Row, Runner, RunnerLimits, StepResult, Want
+from vivace.batch import BLOCK_SIZE, Logprobs, Runner, RunnerLimits, StepResult, Want
 from vivace.engine.constraint import ask_mask
 from vivace.engine.cost import CostModel, StepCost, count_work
+from vivace.engine.proposer import PromptLookup, Proposer
 from vivace.engine.request import FinishReason, Request, StepEvent, Update
 from vivace.engine.scheduler import Plan, Scheduler, SchedulerConfig, blocks_for
 from vivace.engine.sequence import Phase, Sequence
+from vivace.engine.speculation import Speculator
 from vivace.errors import ConfigError, ContextLengthError, EngineError, QueueFullError, RequestError
 
 _SAMPLE = Want.SAMPLE  # an enumeration is slow to look its members up, and this is every token's path
@@ -47,6 +49,10 @@ class EngineStats:
     """Generated."""
     expired: int
     """Requests that their deadline ended."""
+    proposed: int
+    """Tokens that speculation proposed and the model verified."""
+    accepted: int
+    """Of those, found right."""
     costs: tuple[StepCost, ...]
     """What steps cost, of each model, where a cost model learns it."""
     cost_error: float
@@ -57,8 +63,9 @@ class Engine:
     """Continuous batching over one runner.
 
     `clock` gives monotonic seconds, of the same clock as `Request.arrived`. `cost` learns from every step, and lets
-    steps keep running streams' deadlines; without it, deadlines only order and end requests. Raises `ConfigError` when
-    the runner has no room for anything.
+    steps keep running streams' deadlines; without it, deadlines only order and end requests. `proposer` proposes tokens
+    where the config allows any; without it, prompt lookup does. Raises `ConfigError` when the runner has no room for
+    anything.
     """
 
     def __init__(
@@ -67,17 +74,22 @@ class Engine:
         config: SchedulerConfig | None = None,
         clock: abc.Callable[[], float] = time.monotonic,
         cost: CostModel | None = None,
+        proposer: Proposer | None = None,
     ) -> None:
         self._runner = runner
         self._limits = _check_limits(runner.limits)
         self._config = config or SchedulerConfig()
         self._clock = clock
         self._cost = cost
-        self._scheduler = Scheduler(self._limits, self._config, cost)
+        self._speculator: Speculator | None = None
+        if self._config.max_proposed:
+            self._speculator = Speculator(proposer or PromptLookup(), self._config.max_proposed)
+        self._scheduler = Scheduler(self._limits, self._config, cost, self._speculator)
         self._sequences: dict[str, Sequence] = {}
         self._event: StepEvent = []
         self._requests = self._steps = self._passes = self._tokens = 0
         self._failed_steps = self._failures_in_a_row = self._expired = 0
+        self._proposed = self._accepted = 0
 
     @property
     def has_work(self) -> bool:
@@ -177,6 +189,8 @@ class Engine:
             failed_steps=self._failed_steps,
             tokens=self._tokens,
             expired=self._expired,
+            proposed=self._proposed,
+            accepted=self._accepted,
             costs=(self._cost.cost,) if self._cost else (),
             cost_error=self._cost.error if self._cost else 0.0,
         )
@@ -204,12 +218,19 @@ class Engine:
         self._steps += 1
         self._passes += result.steps
         self._failures_in_a_row = 0
+        if self._speculator is not None and plan.speculation is not None:
+            self._speculator.observe(plan.speculation, result.tokens, result.steps, 1000 * (now - plan.began))
         rows = zip(plan.sequences, plan.batch.rows, result.tokens, strict=True)
         for index, (sequence, row, tokens) in enumerate(rows):
             if sequence.finished:
                 continue  # aborted while it was computed
             if row.want is _SAMPLE:
-                self._extend(sequence, row, list(tokens), result.logprobs.get(index), now)
+                self._extend(sequence, row.limit, list(tokens), result.logprobs.get(index), now)
+                continue
+            if row.want is Want.VERIFY:
+                self._proposed += len(row.tokens) - 1
+                self._accepted += max(0, len(tokens) - 1)
+                self._extend(sequence, len(row.tokens), list(tokens), result.logprobs.get(index), now)
                 continue
             if row.want is Want.SCORE and not _add_scores(sequence, result, index):
                 self._finish_failed(sequence, "The runner gave no scores for a row that asked for them.", now)
@@ -219,11 +240,11 @@ class Engine:
                 self._scheduler.publish(sequence)
 
     def _extend(
-        self, sequence: Sequence, row: Row, new: list[int], logprobs: abc.Sequence[Logprobs] | None, now: float
+        self, sequence: Sequence, limit: int, new: list[int], logprobs: abc.Sequence[Logprobs] | None, now: float
     ) -> None:
         """Add what was sampled, up to the first stop token or the sequence's end, and report it."""
-        if not 1 <= len(new) <= row.limit:
-            self._finish_failed(sequence, f"The runner gave {len(new)} tokens where 1 to {row.limit} were due.", now)
+        if not 1 <= len(new) <= limit:
+            self._finish_failed(sequence, f"The runner gave {len(new)} tokens where 1 to {limit} were due.", now)
             return
         if sequence.wants_logprobs and (logprobs is None or len(logprobs) != len(new)):
             self._finish_failed(sequence, "The runner gave no log-probability for each token it chose.", now)

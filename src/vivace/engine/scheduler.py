@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections import abc
 from dataclasses import dataclass
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Want
@@ -23,8 +23,10 @@ from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.cost import CostModel
 from vivace.engine.pacing import added_work_s, expiry, latest_start, pace_ms
 from vivace.engine.policy import POLICIES
+from vivace.engine.proposer import Ask
 from vivace.engine.request import PRIORITIES
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
+from vivace.engine.speculation import Speculation, Speculator
 from vivace.engine.waiting import WaitingQueue
 from vivace.errors import ConfigError
 
@@ -47,12 +49,16 @@ class SchedulerConfig:
     """Whoever waits for this long rises by one priority."""
     max_step_ms: float = 50.0
     """The longest that a prompt may make a step, by the cost model, while others are under way."""
+    max_proposed: int = 0
+    """Most tokens that are proposed for one sequence and step, to be verified together; 0 turns speculation off."""
 
     def __post_init__(self) -> None:
         if self.max_waiting < 1:
             raise ConfigError(f"max_waiting is {self.max_waiting}; it must be at least 1.")
         if self.max_burst_steps < 1:
             raise ConfigError(f"max_burst_steps is {self.max_burst_steps}; it must be at least 1 (no bursts).")
+        if self.max_proposed < 0:
+            raise ConfigError(f"max_proposed is {self.max_proposed}; it must be 0 (no speculation) or more.")
         if not self.burst_ms >= 0:
             raise ConfigError(f"burst_ms is {self.burst_ms}; it must be 0 or more.")
         if self.policy not in POLICIES:
@@ -68,6 +74,10 @@ class Plan:
 
     batch: Batch
     sequences: list[Sequence]
+    speculation: Speculation | None = None
+    """What it proposes, and what its time is to be counted as; None without a speculator."""
+    began: float = 0.0
+    """The instant at which planning began."""
 
 
 MIN_CHUNK_TOKENS = 16
@@ -77,10 +87,17 @@ MIN_CHUNK_TOKENS = 16
 class Scheduler:
     """Owns every sequence's place: its position in the queue, its slot, and its blocks."""
 
-    def __init__(self, limits: RunnerLimits, config: SchedulerConfig, cost: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        limits: RunnerLimits,
+        config: SchedulerConfig,
+        cost: CostModel | None = None,
+        speculator: Speculator | None = None,
+    ) -> None:
         self._limits = limits
         self._config = config
         self._cost = cost
+        self._speculator = speculator
         self._key = POLICIES[config.policy]
         self.pool = BlockPool(limits.blocks)
         # A running sequence must always be able to get one token into a step.
@@ -101,13 +118,15 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and free what it holds."""
+        if self._speculator is not None:
+            self._speculator.forget(sequence.id)
         if sequence.slot == NO_SLOT:
             self.waiting.remove(sequence)
         else:
             del self.running[sequence.id]
             self._vacate(sequence)
 
-    def take_expired(self, now: float) -> Iterator[Sequence]:
+    def take_expired(self, now: float) -> abc.Iterator[Sequence]:
         """Those with nothing left to gain. The caller removes each before it asks for the next."""
         while self._expiries and self._expiries[0][0] <= now:
             _, arrival, sequence = heapq.heappop(self._expiries)
@@ -129,21 +148,33 @@ class Scheduler:
         if limit_ms < math.inf:
             sequences, left_out = self._sit_out(sequences, limit_ms)
             sat_out = sat_out or left_out
-        limits = [1] * len(sequences)
-        if not halfway and not sat_out and not len(self.waiting) and self._config.max_burst_steps > 1:
+        decoding = len(sequences)
+        alone = not halfway and not sat_out and not len(self.waiting)
+        chunks: list[Row] = []
+        self._add_chunks(sequences, chunks, halfway, limit_ms, now)
+        speculation = self._speculate(sequences[:decoding], chunks, limit_ms)
+        limits = [1] * decoding
+        if alone and self._config.max_burst_steps > 1 and not (speculation and speculation.proposals):
             limits = self._plan_burst(sequences)
-        rows = [_decode_row(sequence, limit) for sequence, limit in zip(sequences, limits, strict=True)]
-        self._add_chunks(sequences, rows, halfway, limit_ms, now)
+        if speculation is None or not speculation.proposals:
+            rows = [_decode_row(sequence, limit) for sequence, limit in zip(sequences, limits, strict=False)]
+        else:
+            proposed = speculation.proposals
+            rows = [
+                _verify_row(sequence, proposed[place][1].tokens) if place in proposed else _decode_row(sequence, 1)
+                for place, sequence in enumerate(sequences[:decoding])
+            ]
+        rows += chunks
         if not rows:
             return None
         steps = max(limits, default=1)
-        return Plan(Batch(rows, steps, self._config.burst_ms if steps > 1 else 0.0), sequences)
+        return Plan(Batch(rows, steps, self._config.burst_ms if steps > 1 else 0.0), sequences, speculation, now)
 
     def _add_chunks(
         self, sequences: list[Sequence], rows: list[Row], halfway: list[Sequence], limit_ms: float, now: float
     ) -> None:
         """Fill a step of streams up with prompts, as far as the runner has room and the streams have time."""
-        budget = self._limits.max_batch_tokens - len(rows)
+        budget = self._limits.max_batch_tokens - len(sequences)
         if budget <= 0 or not (halfway or len(self.waiting)):
             return
         spare_ms = self._spare_ms(sequences, halfway, limit_ms)
@@ -163,6 +194,41 @@ class Scheduler:
                 spare_ms -= len(row.tokens) * self._cost.cost.token_ms + self._cost.cost.sequence_ms
                 if spare_ms <= 0:
                     return
+
+    def _speculate(self, decoding: list[Sequence], chunks: list[Row], limit_ms: float) -> Speculation | None:
+        """What to verify in a step of these streams and chunks: in the room that prompts leave, in the time that the
+        streams have, and in blocks that nobody needs now. Nobody gives way for it, and whose next token depends on the
+        one before it goes without."""
+        speculator = self._speculator
+        if speculator is None:
+            return None
+        chunk_tokens = sum(len(row.tokens) for row in chunks)
+        asks: dict[int, Ask] = {}
+        room = self._limits.max_batch_tokens - len(decoding) - chunk_tokens
+        if limit_ms < math.inf and room > 0:
+            assert self._cost is not None
+            context = sum(sequence.computed for sequence in decoding)
+            spare_ms = limit_ms - self._cost.cost.step_ms(len(decoding) + chunk_tokens, len(decoding), context)
+            room = min(room, self._cost.cost.tokens_within(spare_ms, context // max(1, len(decoding))))
+        if decoding and room > 0:
+            spare = self.pool.available - len(decoding)
+            for place in speculator.choose(len(decoding)):
+                sequence = decoding[place]
+                held = len(sequence.blocks) * BLOCK_SIZE - sequence.computed - 1
+                limit = min(speculator.max_proposed, sequence.end - len(sequence.tokens) - 1)
+                limit = min(limit, held + max(0, spare) * BLOCK_SIZE)
+                if limit > 0 and sequence.mask is None:
+                    asks[place] = Ask(sequence.id, sequence.tokens, limit)
+                    spare -= max(0, blocks_for(limit - held))
+        speculation = speculator.plan(len(decoding), asks, chunk_tokens, room)
+        for place, (_, proposal) in speculation.proposals.items():
+            sequence = decoding[place]
+            lacking = blocks_for(sequence.computed + 1 + len(proposal.tokens)) - len(sequence.blocks)
+            if lacking > 0:
+                fresh = self.pool.allocate(lacking)
+                assert fresh is not None, "blocks were promised that there are not"
+                sequence.blocks += fresh
+        return speculation
 
     def publish(self, sequence: Sequence) -> None:
         """Share the sequence's blocks that are computed to their end, with those who begin with the same tokens."""
@@ -387,6 +453,11 @@ def _decode_row(sequence: Sequence, limit: int) -> Row:
     if sequence.mask is None:
         return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit)
     return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit, mask=sequence.mask)
+
+
+def _verify_row(sequence: Sequence, proposed: abc.Sequence[int]) -> Row:
+    blocks = () if sequence.sent == len(sequence.blocks) else _unsent_blocks(sequence)
+    return Row(sequence.slot, sequence.computed, [sequence.tokens[-1], *proposed], blocks, Want.VERIFY)
 
 
 def _chunk_row(sequence: Sequence, budget: int) -> Row:

@@ -125,6 +125,8 @@ class _EngineCollector(Collector):
             "engine_passes": (stats.passes, "Passes of the model."),
             "engine_failed_steps": (stats.failed_steps, "Calls of the runner that failed."),
             "engine_restarts": (health.restarts, "Times that the engine died and was started again."),
+            "engine_proposed_tokens": (stats.proposed, "Tokens that speculation proposed."),
+            "engine_accepted_tokens": (stats.accepted, "Proposed tokens that the model would have chosen itself."),
             "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
         if stats.costs:

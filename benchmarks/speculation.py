@@ -1,0 +1,128 @@
+"""What speculation by prompt lookup gives and costs: the same prompts with it and without, in turn.
+
+    python benchmarks/speculation.py mini --task repeat --texts texts.jsonl.gz --concurrent 4
+    python benchmarks/speculation.py /tmp/135m --task loop --prompts 4 --rounds 3
+    python benchmarks/speculation.py mini --task plain --texts texts.jsonl.gz --concurrent 16 --prompts 200
+
+A line of the file holds an object whose `context` or `text` is a text. Tasks: `repeat` gives a text and how it begins
+again, so that the answer can be read off the prompt; `plain` continues a text; `random` draws the prompt's tokens and
+the answer's (temperature 1), which nothing predicts; `loop` draws the prompt and is greedy, so that models of random
+weights soon go in circles. Two engines share one runner, and their order changes with every round. Printed: tokens/s
+without, the median of the rounds' ratios (above 1: speculation is faster) with its least and greatest, and what was
+proposed and accepted for each token made. A round whose answers differ ends the run with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vivace.batch import Sampling
+from vivace.engine.engine import Engine
+from vivace.engine.request import Request
+from vivace.engine.scheduler import SchedulerConfig
+from vivace.engine.speculation import MAX_PROPOSED
+from vivace.llm import load_runner
+from vivace.models.model import Model, open_model
+from vivace.runners.native import QUANTIZE, NativeConfig
+
+TASKS = ("repeat", "plain", "random", "loop")
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        seen = dict.fromkeys(item.get("context") or item["text"] for item in map(json.loads, lines))
+    return iter(seen)
+
+
+def make_prompts(task: str, model: Model, texts: Path | None, count: int, seed: int) -> list[list[int]]:
+    """Prompts of 48 to 200 tokens."""
+    generator = random.Random(seed)
+    if task in ("random", "loop") or texts is None:
+        return [generator.choices(range(256), k=64) for _ in range(count)]
+    found = []
+    for text in read_texts(texts):
+        tokens = list(model.tokenizer.encode(text))[:96]
+        if len(tokens) == 96:
+            found.append(tokens + tokens[:24] if task == "repeat" else tokens[: generator.randrange(48, 96)])
+    generator.shuffle(found)
+    return list(itertools.islice(itertools.cycle(found), count))
+
+
+def answer(
+    engine: Engine, prompts: list[list[int]], concurrent: int, new: int, warm: bool
+) -> tuple[float, list[list[int]]]:
+    """Seconds, and each prompt's answer. As soon as one ends the next begins."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    begun = ended = 0
+    start = time.perf_counter()
+    while ended < len(prompts):
+        while begun < len(prompts) and begun - ended < concurrent:
+            sampling = Sampling(temperature=1.0, seed=begun) if warm else Sampling()
+            engine.add(Request(str(begun), tuple(prompts[begun]), new, sampling, time.monotonic()))
+            begun += 1
+        for update in engine.step():
+            if update.error:
+                raise SystemExit(update.error)
+            answers[int(update.id)] += update.tokens
+            ended += update.finish_reason is not None
+    return time.perf_counter() - start, answers
+
+
+def compare(engines: dict[str, Engine], arguments: argparse.Namespace, model: Model) -> dict[str, float]:
+    warm, new = arguments.task == "random", arguments.new_tokens
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for index in range(arguments.rounds + 1):  # the first one warms up and teaches
+        prompts = make_prompts(arguments.task, model, arguments.texts, arguments.prompts, index)
+        answers = []
+        for name in list(engines)[:: 1 if index % 2 else -1]:
+            seconds, made = answer(engines[name], prompts, arguments.concurrent, new, warm)
+            answers.append(made)
+            rates[name].append(sum(map(len, made)) / seconds)
+        if answers[0] != answers[1]:
+            raise SystemExit(f"The answers of round {index} differ.")
+    ratios = [on / off for on, off in zip(rates["lookup"][1:], rates["off"][1:], strict=True)]
+    stats = engines["lookup"].stats()
+    return {
+        "concurrent": arguments.concurrent,
+        "off_tokens_per_s": round(statistics.median(rates["off"][1:]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "least": round(min(ratios), 3),
+        "greatest": round(max(ratios), 3),
+        "proposed": round(stats.proposed / stats.tokens, 3),
+        "accepted": round(stats.accepted / stats.tokens, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--task", choices=TASKS, default="repeat")
+    parser.add_argument("--quantize", choices=QUANTIZE, default="int8")
+    parser.add_argument("--concurrent", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=16, help="A round's.")
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    if arguments.task in ("repeat", "plain") and arguments.texts is None:
+        parser.error(f"The task {arguments.task} needs --texts.")
+    model = open_model(arguments.model)
+    runner = load_runner(model, NativeConfig(quantize=arguments.quantize))
+    engines = {
+        # Two engines on one runner must not use each other's slots: each finishes before the other begins.
+        name: Engine(runner, SchedulerConfig(max_proposed=most))
+        for name, most in MAX_PROPOSED.items()
+    }
+    print(json.dumps({"task": arguments.task} | compare(engines, arguments, model)))
+
+
+if __name__ == "__main__":
+    main()
