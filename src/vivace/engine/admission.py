@@ -38,6 +38,9 @@ PROBE_S = 1.0
 """With nothing under way, one request in this time is accepted whatever its forecast."""
 WAIT_HALVINGS = 5
 """The time after which to come back is told to a thirty-second of what is accepted."""
+WAIT_CAUTION = 2.0
+"""Meanwhile the others are taken to advance so many times more slowly than forecast: who comes back is not to be
+refused again."""
 MANY = 100
 """Accepted requests, of more of which a refusal takes no time to look for the moment to come back."""
 HOPEFUL = 0.5
@@ -91,7 +94,11 @@ class _Accepted:
     load: Load
     limited: bool
     narrow: bool
+    against_forecast: bool = False
+    """That it is late is no surprise."""
     tokens: int = 0
+    late: bool = False
+    """Its first token was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +165,8 @@ class Admission:
                 late_ms, done_ms = self._late_ms(load, costs, now)
                 if late_ms <= 0 or not self._config.by_forecast or self._may_probe(now):
                     narrow = self._margin * done_ms > NARROW * 1000 * (load.deadline.total - now)
-                    return self._enter(_explain(request, candidate, refusals), load, now, narrow=narrow)
+                    explained = _explain(request, candidate, refusals)
+                    return self._enter(explained, load, now, narrow=narrow, against_forecast=late_ms > 0)
                 refusals.append(_Refusal(load, candidate, late_ms))
             self._check_reachable(refusals, costs, now)
             self._refused_late += 1
@@ -186,11 +194,13 @@ class Admission:
             model,
         )
 
-    def _enter(self, request: Request, load: Load, now: float, *, narrow: bool = False) -> Request:
+    def _enter(
+        self, request: Request, load: Load, now: float, *, narrow: bool = False, against_forecast: bool = False
+    ) -> Request:
         self._count += 1
         self._degraded += bool(request.degraded)
         self._tokens += load.prompt + load.answer
-        self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow)
+        self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow, against_forecast)
         return replace(request, variant=self._variants[load.model], expected_tokens=load.answer)
 
     def observe(self, update: Update, now: float) -> None:
@@ -201,6 +211,8 @@ class Admission:
                 return
             before = entry.load.prompt + entry.load.answer
             new = len(update.tokens)
+            if new and not entry.tokens:
+                entry.late = now > entry.load.deadline.first
             entry.tokens += new
             entry.load.context += new
             entry.load.prompt = 0
@@ -252,7 +264,16 @@ class Admission:
         self._tokens -= entry.load.prompt + entry.load.answer
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._lengths.observe(entry.tokens, ended=reason is FinishReason.STOP)
-        if reason is FinishReason.DEADLINE or now + FLUSH_MS / 1000 > entry.load.deadline.total:
+        self._learn(entry, reason, now)
+
+    def _learn(self, entry: _Accepted, reason: FinishReason, now: float) -> None:
+        """Of a request that was to be in time; nothing of one that failed or was given up."""
+        if reason in (FinishReason.ABORT, FinishReason.ERROR) or entry.against_forecast:
+            return
+        late = entry.late or now + FLUSH_MS / 1000 > entry.load.deadline.total
+        if reason is FinishReason.DEADLINE:
+            late = entry.late or not (entry.load.truncates and entry.tokens)
+        if late:
             self._margin = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1])
         elif entry.narrow:
             self._margin = max(self._margin - MARGIN_DECAY, MARGIN_RANGE[0])
@@ -281,16 +302,19 @@ class Admission:
     def _find_wait_ms(self, loads: Sequence[Load], costs: Sequence[StepCost], now: float) -> float:
         """After how long one of these, asked for again, would be accepted if nothing else came meanwhile.
 
-        At the latest when everyone accepted is done; found by halving, to the nearest of a few parts of that time.
+        At the latest when everyone accepted is done; found by halving, to the nearest of a few parts of that time. For
+        a total deadline it is that latest time: what its request would find earlier depends on too much.
         """
         others = self._limited()
         found = forecast(others, costs, self._limits)
         soon_ms, late_ms = 0.0, self._margin * max((told.done_ms for told in found), default=0.0)
         if not others:
             return max(1.0, 1000 * (PROBE_S - (now - self._last_probe)))
+        if any(load.deadline.total < math.inf and not load.truncates for load in loads):
+            return late_ms
         for _ in range(WAIT_HALVINGS if len(others) <= MANY else 1):
             wait_ms = (soon_ms + late_ms) / 2
-            left = advance(others, found, wait_ms / self._margin)
+            left = advance(others, found, wait_ms / (WAIT_CAUTION * self._margin))
             if any(self._late_ms(delay(load, wait_ms), costs, now + wait_ms / 1000, left)[0] <= 0 for load in loads):
                 late_ms = wait_ms
             else:

@@ -146,7 +146,7 @@ class Scheduler:
         if self._limits_press(halfway, now):
             sequences, sat_out = _rest(sequences)
         if limit_ms < math.inf:
-            sequences, left_out = self._sit_out(sequences, limit_ms)
+            sequences, left_out = self._sit_out(sequences, limit_ms, now)
             sat_out = sat_out or left_out
         decoding = len(sequences)
         alone = not halfway and not sat_out and not len(self.waiting)
@@ -290,10 +290,11 @@ class Scheduler:
             return math.inf
         return min((pace_ms(s, now) for s in self.running.values() if s.limited and s.pending), default=math.inf)
 
-    def _sit_out(self, sequences: list[Sequence], limit_ms: float) -> tuple[list[Sequence], bool]:
+    def _sit_out(self, sequences: list[Sequence], limit_ms: float, now: float) -> tuple[list[Sequence], bool]:
         """As many streams as fit into the time, and whether that leaves some out.
 
-        Those with a deadline come first. One without goes along in every step, so that they advance too.
+        Those with a deadline come first, and of them those with the least time. One
+        without goes along in every step, so that they advance too.
         """
         assert self._cost is not None
         cost = self._cost.cost
@@ -301,7 +302,9 @@ class Scheduler:
         costs_ms = [cost.decode_ms(1, sequence.computed) - cost.base_ms for sequence in sequences]
         if sum(costs_ms) <= spare_ms:
             return sequences, False
-        order = sorted(range(len(sequences)), key=lambda i: (not sequences[i].limited, self._rank(sequences[i])))
+        paces_ms = [pace_ms(sequence, now) for sequence in sequences]
+        order = sorted(range(len(sequences)), key=lambda i: (paces_ms[i], self._rank(sequences[i])))
+        order.sort(key=lambda i: not sequences[i].limited)
         chosen: list[Sequence] = []
         unlimited = 0
         for index in order:
