@@ -253,3 +253,11 @@ def test_each_rendering_has_its_own_bound() -> None:
     template = ChatTemplate({"default": "{% for i in range(900000) %}{% break %}{% endfor %}done"}, {})
     for _ in range(3):
         assert template.render([], add_generation_prompt=True, tools=None) == "done"
+
+
+def test_templates_are_compiled_beforehand_and_a_broken_one_is_refused_when_it_is_used() -> None:
+    templates = ChatTemplate({"default": "{{ messages[0] }}", "tool_use": "{% if %}"}, {})
+    templates.prepare()
+    assert templates.render(["a"], add_generation_prompt=False, tools=None) == "a"
+    with pytest.raises(RequestError, match="broken"):
+        templates.render(["a"], add_generation_prompt=False, tools=[{}])

@@ -406,6 +406,7 @@ def test_ctrl_c_ends_it_without_a_traceback(llama_directory: Path) -> None:
 INTERRUPTED = f"""
 import os, signal
 from vivace import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 def interrupt(text):
     os.kill(os.getpid(), {int(signal.SIGINT)})
 cli._write = interrupt

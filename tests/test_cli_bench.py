@@ -20,6 +20,11 @@ def bench(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["bench", *map(str, arguments)])
 
 
+def test_the_commands_are_listed_though_they_are_imported_late() -> None:
+    shown = bench("--help").output
+    assert all(name in shown for name in ("engine", "http", "find-max", "sweep", "compare"))
+
+
 def test_http_measures_prints_and_writes(tmp_path: Path) -> None:
     files = {kind: tmp_path / f"r.{kind}" for kind in ("json", "html", "hdr")}
     options = [part for kind, file in files.items() for part in (f"--{kind}", file)]

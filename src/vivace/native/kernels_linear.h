@@ -127,20 +127,23 @@ struct Int4Groups {
   }
 };
 
-template <int Rows, int Blocks>
-void multiply_int4_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+// OnePart: a group is sum_group inputs. Known beforehand, as finding a group's parts and adding up their code sums takes
+// half as many instructions as its products do.
+template <int Rows, int Blocks, bool OnePart>
+void multiply_int4_groups(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
   const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes / 2;
   const Int4Groups first_groups(w, block);
   const std::int8_t* inputs = x.codes + row * x.code_stride;
+  const int group_size = OnePart ? sum_group : w.group_size;
   Floats total[Rows][Blocks];
   repeat<Rows>([&](auto r) INLINE {
     repeat<Blocks>([&](auto b) INLINE { total[r][b] = zero(); });
   });
   for (int g = 0; g < first_groups.count; g++) {
-    const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
+    const int first = g * group_size, end = OnePart ? first + sum_group : smaller(first + group_size, w.padded_inputs);
     Ints acc[Rows][Blocks];
     repeat<Rows>([&](auto r) INLINE {
-      const std::int32_t code_sum = sum_codes(x, row + r, first, end);
+      const std::int32_t code_sum = OnePart ? x.sums[(row + r) * x.sum_stride + g] : sum_codes(x, row + r, first, end);
       repeat<Blocks>([&](auto b) INLINE { acc[r][b] = first_groups.start(b * first_groups.count + g, code_sum); });
     });
     for (int part = first; part < end; part += sum_group) {
@@ -178,8 +181,14 @@ void multiply_int4_block(const LinearWeights& w, const Activations& x, const Lin
   write_tile(total, w, block, tile, row);
 }
 
+template <int Rows, int Blocks>
+void multiply_int4_block(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  (w.group_size == sum_group ? multiply_int4_groups<Rows, Blocks, true> : multiply_int4_groups<Rows, Blocks, false>)(
+      w, x, tile, block, row);
+}
+
 // One row: the weights are read once and in the order they lie in, which is all that counts. Sums of codes are exact in
-// any order, so four of them run side by side and the row comes out as it does among others.
+// any order, so some of them run side by side and the row comes out as it does among others.
 void multiply_int8_row(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
   const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(w.padded_inputs) * lanes;
   const std::uint8_t* codes = static_cast<const std::uint8_t*>(w.weights) + block * block_size;
@@ -205,33 +214,42 @@ void multiply_int8_row(const LinearWeights& w, const Activations& x, const Linea
   write_tile(total, w, block, tile, row);
 }
 
-void multiply_int4_row(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+template <bool OnePart>
+void multiply_int4_row_groups(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
   const Int4Groups groups(w, block);
   const std::int8_t* inputs = x.codes + row * x.code_stride;
+  const std::int32_t* code_sums = x.sums + row * x.sum_stride;
+  const float* input_scales = x.scales + row * x.scale_stride;
+  const int group_size = OnePart ? sum_group : w.group_size;
   Floats total[1][1] = {{zero()}};
   for (int g = 0; g < groups.count; g++) {
-    const int first = g * w.group_size, end = smaller(first + w.group_size, w.padded_inputs);
+    const int first = g * group_size, end = OnePart ? first + sum_group : smaller(first + group_size, w.padded_inputs);
     const std::uint16_t* scales = groups.scales + g * lanes;
     prefetch(scales + prefetch_bytes / 16);
-    Ints acc = groups.start(g, sum_codes(x, row, first, end));
+    Ints acc = groups.start(g, OnePart ? code_sums[g] : sum_codes(x, row, first, end));
     for (int part = first; part < end; part += sum_group) {
-      const NibbleSums none = nibble_sums(broadcast_int(0));
-      NibbleSums sums[4] = {nibble_sums(acc), none, none, none};
+      NibbleSums sums[nibble_chains];
+      repeat<nibble_chains>([&](auto c) INLINE { sums[c] = nibble_sums(c == 0 ? acc : broadcast_int(0)); });
       repeat<sum_group / 8>([&](auto i) INLINE {
         const std::uint8_t* eight = groups.codes + (part + 8 * i) * lanes / 2;
         prefetch(eight + prefetch_bytes);
         const Codes both = load_codes(eight);
-        constexpr int even = i % 2 * 2;
-        sums[even] = dot_nibbles(sums[even], low_nibbles(both), inputs + part + 8 * i);
-        sums[even + 1] = dot_nibbles(sums[even + 1], high_nibbles(both), inputs + part + 8 * i + 4);
+        constexpr int low = 2 * i % nibble_chains, high = (2 * i + 1) % nibble_chains;
+        sums[low] = dot_nibbles(sums[low], low_nibbles(both), inputs + part + 8 * i);
+        sums[high] = dot_nibbles(sums[high], high_nibbles(both), inputs + part + 8 * i + 4);
       });
-      acc = total_nibbles((sums[0] + sums[1]) + (sums[2] + sums[3]), acc);
+      repeat<nibble_chains - 1>([&](auto c) INLINE { sums[0] = sums[0] + sums[c + 1]; });
+      acc = total_nibbles(sums[0], acc);
     }
-    const Floats scale = load(scales) * broadcast(x.scales[row * x.scale_stride + first / activation_group]);
+    const Floats scale = load(scales) * broadcast(input_scales[static_cast<unsigned>(first) / activation_group]);
     total[0][0] = fma(to_floats(acc), scale, total[0][0]);
   }
   add_outliers(total, x, row, [&](int, int k) { return groups.weights(k); });
   write_tile(total, w, block, tile, row);
+}
+
+void multiply_int4_row(const LinearWeights& w, const Activations& x, const LinearTile& tile, int block, int row) {
+  (w.group_size == sum_group ? multiply_int4_row_groups<true> : multiply_int4_row_groups<false>)(w, x, tile, block, row);
 }
 
 using LinearBlock = void (*)(const LinearWeights&, const Activations&, const LinearTile&, int block, int row);

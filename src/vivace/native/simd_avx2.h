@@ -164,6 +164,7 @@ struct NibbleSums {
 inline NibbleSums operator+(NibbleSums a, NibbleSums b) {
   return {_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)};
 }
+constexpr int nibble_chains = 1;  // an addition of 16 bits has no latency to hide
 inline NibbleSums nibble_sums(Ints) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline NibbleSums dot_nibbles(NibbleSums sums, Codes weights, const std::int8_t* four) {
   const __m256i x = broadcast_four(four);
