@@ -5,21 +5,22 @@
 
 Half of the requests have a tight budget and half a loose one. The capacity is the highest rate at which, simulated,
 earliest deadline first keeps 99% of all requests without admission. With a model, the cost of its steps is measured
-first, and simulated with; then `vivace serve` is asked at the same rates by two `vivace bench http` at once, one for
-each budget. Kept is what a client had whole within its total.
+first, and simulated with; then `vivace serve` is asked at the same rates for the very requests of the simulation,
+each on a connection of its own. Kept is what a client had whole within its total.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
@@ -34,7 +35,7 @@ from vivace.engine.cost import StepCost, calibrate
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.simulation.machine import Machine
 from vivace.simulation.simulate import Scenario, find_capacity, simulate
-from vivace.simulation.traffic import Kind, Tokens, Traffic
+from vivace.simulation.traffic import Arrival, Kind, Tokens, Traffic
 
 LOADS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 VARIANTS = {
@@ -87,12 +88,7 @@ def measure_cost(model: str) -> StepCost:
 
 
 def run_live(
-    model: str,
-    loads: Sequence[float],
-    capacity: float,
-    seconds: float,
-    budgets: Sequence[float],
-    lengths: tuple[int, int],
+    model: str, loads: Sequence[float], scenario: Scenario, capacity: float, seconds: float
 ) -> list[dict[str, Any]]:
     found = []
     for variant in LIVE:
@@ -101,56 +97,58 @@ def run_live(
         command += [] if admits else ["--no-admission"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
             try:
-                wait_until_up()
+                name = wait_until_up()
                 for load in loads:
-                    found.append({"load": load, "variant": variant} | ask(load * capacity, seconds, budgets, lengths))
+                    found.append({"load": load, "variant": variant} | ask(name, scenario, load * capacity, seconds))
             finally:
                 server.terminate()
     return found
 
 
-def ask(rate: float, seconds: float, budgets: Sequence[float], lengths: tuple[int, int]) -> dict[str, Any]:
-    """Both halves of the load at once, each by a client process of its own."""
-    with tempfile.TemporaryDirectory() as directory:
-        files = [Path(directory) / f"{index}.json" for index in range(len(budgets))]
-        clients = []
-        for index, (total_ms, file) in enumerate(zip(budgets, files, strict=True)):
-            command = [sys.executable, "-m", "vivace", "bench", "http", f"http://127.0.0.1:{PORT}/v1"]
-            command += ["--rate", f"{rate / len(budgets):.4g}", "--duration", f"{seconds}s", "--seed", str(index)]
-            command += ["--input-tokens", str(lengths[0]), "--output-tokens", str(lengths[1]), "--salt"]
-            command += ["--budget", f"total={total_ms:g}ms", "--header", f"X-Budget: total={total_ms:g}ms"]
-            command += ["--temperature", "1", "--extra", '{"ignore_eos": true}', "--completions", "--timeout", "60s"]
-            command += ["--warmup", "2", "--processes", "1", "--no-calibrate", "--quiet", "--json", str(file)]
-            clients.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        for client in clients:
-            client.wait()
-        if not all(file.exists() for file in files):
-            raise SystemExit(
-                "A client could not begin: its first request was late. Quieten the machine or allow more time."
-            )
-        documents = [json.loads(file.read_text()) for file in files]
-    kept, accepted, offered = [], 0, 0
-    for document, total_ms in zip(documents, budgets, strict=True):
-        raw = document["raw"]
-        times = [took for status, took in zip(raw["status"], raw["e2e_ms"], strict=True) if status == 200]
-        kept.append(sum(took is not None and took <= total_ms for took in times))
-        accepted += sum(status != 429 for status in raw["status"])
-        offered += len(raw["status"])
-    window_s = max(document["window_s"] for document in documents)
+def ask(model: str, scenario: Scenario, rate: float, seconds: float) -> dict[str, Any]:
+    """The very requests of the simulation, each at its moment on a thread of its own."""
+    traffic = scenario.at_rate(rate, round(rate * seconds)).traffic
+    arrivals = list(traffic.arrivals())
+    began = time.monotonic() + 0.5
+    with ThreadPoolExecutor(len(arrivals)) as pool:
+        answers = list(pool.map(lambda arrival: ask_one(model, arrival, traffic.kinds[arrival.kind], began), arrivals))
+    kept = [0] * len(traffic.kinds)
+    for (status, took_ms), arrival in zip(answers, arrivals, strict=True):
+        kept[arrival.kind] += status == 200 and took_ms <= traffic.kinds[arrival.kind].budget.total_ms
+    accepted = sum(status != 429 for status, _ in answers)
     return {
-        "goodput_per_s": sum(kept) / window_s,
+        "goodput_per_s": sum(kept) / (time.monotonic() - began),
         "kept_of_accepted": sum(kept) / max(1, accepted),
-        "offered": offered,
+        "offered": len(answers),
         "accepted": accepted,
         "kept_by_budget": kept,
     }
 
 
-def wait_until_up() -> None:
+def ask_one(model: str, arrival: Arrival, kind: Kind, began: float) -> tuple[int, float]:
+    """The status, and the time from the moment the request was due to its answer's last byte."""
+    generator = random.Random(arrival.at)
+    prompt = [generator.randrange(1000, 8000) for _ in range(arrival.prompt)]
+    body = {"model": model, "prompt": prompt, "max_tokens": arrival.answer, "temperature": 1, "ignore_eos": True}
+    headers = {"Content-Type": "application/json", "X-Budget": f"total={kind.budget.total_ms:g}ms"}
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/completions", json.dumps(body).encode(), headers)
+    due = began + arrival.at
+    time.sleep(max(0.0, due - time.monotonic()))
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            reply.read()
+            status = reply.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    return status, 1000 * (time.monotonic() - due)
+
+
+def wait_until_up() -> str:
+    """The name of the model that is served."""
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v1/models", timeout=1):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v1/models", timeout=1) as reply:
+                return str(json.load(reply)["data"][0]["id"])
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     raise SystemExit("The server did not come up.")
@@ -216,7 +214,7 @@ def main() -> None:
     document: dict[str, Any] = {"cost": asdict(cost), "capacity_per_s": capacity, "budgets_ms": arguments.budgets}
     document |= {"lengths": lengths, "simulated": run_simulated(scenario, capacity, arguments.seconds), "live": []}
     if arguments.live:
-        asked = (capacity, arguments.live_seconds, arguments.budgets, lengths)
+        asked = (scenario, capacity, arguments.live_seconds)
         document["live"] = run_live(arguments.live, arguments.live_loads, *asked)
     text = json.dumps(document, indent=1)
     if arguments.json:
