@@ -25,7 +25,7 @@ from vivace.engine.lengths import Lengths
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
 
-MARGIN_START = 1.15
+MARGIN_START = 1.3
 MARGIN_RANGE = (1.0, 3.0)
 MARGIN_GROWTH = 0.06
 MARGIN_DECAY = 0.0002
