@@ -1,7 +1,7 @@
 """A server at four times what it can do: who is served in time, who is refused how fast, and what comes after.
 
-    python benchmarks/overload.py MODEL --budget "total=2s"
-    python benchmarks/overload.py MODEL --budget "total=2s" --gguf MODEL.gguf --peer peer/bin/python
+    python -m benchmarks.overload MODEL --budget "total=2s"
+    python -m benchmarks.overload MODEL --budget "total=2s" --gguf MODEL.gguf --peer peer/bin/python
 
 Each variant of the server (ours, ours without admission, llama-cpp-python's) gets the same open-loop load from
 `vivace bench http`. First ours is asked at rising rates for the best goodput without overload; that goodput is what
