@@ -637,7 +637,10 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_speculation_changes_no_answer_and_its_name_is_checked(llama_directory: Path) -> None:
-    with load(llama_directory, speculate="off", **TINY) as plain, load(llama_directory, **TINY) as lookup:
+    with (
+        load(llama_directory, speculate="off", **TINY) as plain,
+        load(llama_directory, speculate="lookup", **TINY) as lookup,
+    ):
         for temperature in (0.0, 1.0):
             options: dict[str, Any] = {"max_tokens": 200, "temperature": temperature, "seed": 1, "ignore_eos": True}
             assert plain.generate("abcabcabcabc", **options).token_ids == (

@@ -53,7 +53,7 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _add_speculation_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--speculate", type=click.Choice(["lookup", "off"]), default="lookup", show_default=True,
+    return click.option("--speculate", type=click.Choice(["lookup", "off"]), default="off", show_default=True,
                         help="Propose what followed the same words before, and verify it where that is faster; "
                         "answers stay the same.")(command)  # fmt: skip
 

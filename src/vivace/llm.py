@@ -57,7 +57,7 @@ class Generation:
 class LLM:
     """A loaded model. Any number of threads may generate at once; their requests share steps."""
 
-    def __init__(self, model: Model, runner: NativeRunner, speculate: str = "lookup") -> None:
+    def __init__(self, model: Model, runner: NativeRunner, speculate: str = "off") -> None:
         """`speculate` is `lookup` or `off`; the answers are the same. Raises `ConfigError` for anything else."""
         if speculate not in MAX_PROPOSED:
             raise ConfigError(f"speculate is {speculate!r}; it must be one of {', '.join(MAX_PROPOSED)}.")
@@ -336,15 +336,15 @@ def load(
     /,
     *,
     progress: Callable[[float], None] | None = None,
-    speculate: str = "lookup",
+    speculate: str = "off",
     **options: Any,
 ) -> LLM:
     """Load a model: `mini`, which is embedded here, a Hugging Face directory, or a hub id.
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
     With `speculate="lookup"`, tokens that followed before are proposed and verified together where that is faster;
-    `"off"` gives the same answers one token at a time. Raises a `ModelError` that names the file and the remedy, or
-    `ConfigError`.
+    `"off"`, the default, gives the same answers one token at a time. Raises a `ModelError` that names the file and the
+    remedy, or `ConfigError`.
     """
     if unknown := _describe_unknown(options, NativeConfig.__slots__):
         raise ConfigError(unknown)
