@@ -332,7 +332,7 @@ def test_answers_shorter_than_their_limit_let_more_in() -> None:
 
 def test_before_it_is_read_a_request_without_hope_is_refused() -> None:
     admission = make()
-    fill(admission, 200.0)
+    fill(admission, 200.0, count=2)
     admission.screen(100, Budget(total_ms=60_000.0), NOW, COSTS, NOW)
     admission.screen(100, NO_BUDGET, NOW, COSTS, NOW)
     for _ in range(100):

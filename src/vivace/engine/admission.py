@@ -32,6 +32,10 @@ MARGIN_DECAY = 0.0002
 """In balance with the growth when one in 300 narrow requests is late."""
 NARROW = 0.7
 """A request is accepted narrowly whose forecast, the margin included, takes more than this share of its time."""
+TRANSPORT_MS = 15.0
+TRANSPORT_SHARE = 0.01
+"""Of the time there is, that much is left for what the server cannot see, the sockets' queues on a busy machine; at
+most `TRANSPORT_MS`."""
 FLUSH_MS = 2.0
 """From an answer's last token to its last byte."""
 PROBE_S = 1.0
@@ -385,7 +389,8 @@ def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> f
     """By how much a load misses its deadline, if everything takes `margin` times as long as forecast; not above 0 if
     it does not."""
     deadline: Deadline = load.deadline
-    left_ms = 1000 * (deadline.total - now) - FLUSH_MS
+    left_ms = 1000 * (deadline.total - now)
+    left_ms -= FLUSH_MS + min(TRANSPORT_MS, TRANSPORT_SHARE * left_ms)
     late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - left_ms
     if load.prompt:
         late_ms = max(late_ms, margin * told.first_ms + FLUSH_MS - 1000 * (deadline.first - now))
