@@ -10,6 +10,7 @@ import hashlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -50,6 +51,8 @@ from vivace.server.tracing import Tracing, find_tracer
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
+SWITCH_S = 0.0005
+"""How long a thread of Python may keep another waiting: the engine's would else wait 5 ms for the event loop."""
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
@@ -226,6 +229,8 @@ def serve(
     )
     server = _Server(settings, partial(bridge.close, drain_ms=config.drain_ms), partial(announce or _stay_silent, url))
     # The same handler as uvicorn's own, for before it is set and for when uvicorn raises the signal again at the end.
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with logging_to(None, config.log_format, config.log_level):
@@ -233,6 +238,7 @@ def serve(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        sys.setswitchinterval(interval_s)
         sock.close()
 
 
