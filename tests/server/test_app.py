@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -162,6 +163,21 @@ def test_a_port_in_use_is_refused_with_a_remedy() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"port {port}.*--port"):
             listen(ServerConfig(port=port))
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({"isolate_prefixes": True}, "Give --api-key"),
+        ({"response_cache_bytes": -1}, "0 or more bytes"),
+        ({"response_cache_ttl_s": 0.0}, "above 0 seconds"),
+        ({"response_cache_ttl_s": float("nan")}, "above 0 seconds"),
+    ],
+    ids=str,
+)
+def test_caches_that_could_not_work_are_refused(fields: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        ServerConfig(**fields)
 
 
 def test_a_host_that_cannot_be_had_is_refused() -> None:
