@@ -18,7 +18,7 @@ from vivace.models.weights import check_finite, read_weights
 def test_the_embedded_model_opens_whole() -> None:
     model = open_model("mini")
     assert model.name == "mini"
-    assert (model.config.family, len(model.config.layers), model.config.vocab_size) == ("llama", 6, 8192)
+    assert (model.config.family, len(model.config.layers), model.config.vocab_size) == ("llama", 8, 8192)
     assert model.generation.stop_token_ids == (2,)
     assert model.tokenizer.has_chat_template
     checkpoint = Checkpoint.open(model.directory)
