@@ -1,6 +1,6 @@
 """llama-cpp-python's own server, which also says how long its engine has computed.
 
-    peer/bin/python benchmarks/llama_cpp_server.py MODEL.gguf PORT
+    peer/bin/python benchmarks/llama_cpp_server.py MODEL.gguf PORT [CONTEXT]
 
 Runs in an environment of its own, with llama-cpp-python[server]. GET /engine gives the milliseconds spent inside
 `Llama.eval` and `Llama.sample` since the last GET, which is the engine's share of a completion's time.
@@ -42,7 +42,8 @@ def main() -> None:
     path, port = sys.argv[1], int(sys.argv[2])
     llama_cpp.Llama.eval = timed(llama_cpp.Llama.eval)
     llama_cpp.Llama.sample = timed(llama_cpp.Llama.sample)
-    model = ModelSettings(model=path, model_alias="peer", n_ctx=512, n_threads=2, n_threads_batch=2, verbose=False)
+    context = int(sys.argv[3]) if len(sys.argv) > 3 else 512
+    model = ModelSettings(model=path, model_alias="peer", n_ctx=context, n_threads=2, n_threads_batch=2, verbose=False)
     app = create_app(server_settings=ServerSettings(port=port), model_settings=[model])
     app.get("/engine")(take)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

@@ -163,7 +163,7 @@ def main() -> None:
             overload = asked.run(arguments.factor * capacity, arguments.seconds, 7)
             found["without_admission"] = summarize(overload, total_ms)
     if arguments.gguf and arguments.only in (None, "peer"):
-        command = [arguments.peer, str(HERE / "llama_cpp_server.py"), arguments.gguf, "21883"]
+        command = [arguments.peer, str(HERE / "llama_cpp_server.py"), arguments.gguf, "21883", "2048"]
         with serving(command, 21883):
             asked = Asked(21883, arguments.budget, *lengths)
             overload = asked.run(arguments.factor * capacity, arguments.seconds, 7)
