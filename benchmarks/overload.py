@@ -90,21 +90,21 @@ def quantile(ordered: list[float], share: float) -> float | None:
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[None]:
-    """The server as a process, from its first healthy answer on."""
+def serving(command: list[str], port: int) -> Iterator[str]:
+    """The server as a process, from its first answer on; yields the name of its model."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until_up(port)
-            yield
+            yield wait_until_up(port)
         finally:
             process.terminate()
 
 
-def wait_until_up(port: int) -> None:
+def wait_until_up(port: int) -> str:
+    """The name of the model that is served."""
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=1):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=1) as reply:
+                return str(json.load(reply)["data"][0]["id"])
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     raise SystemExit("The server did not come up.")

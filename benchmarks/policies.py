@@ -1,7 +1,7 @@
 """Goodput by policy from half to four times the capacity, with and without admission: simulated, and live.
 
-    python benchmarks/policies.py --json policies.json --html policies.html
-    python benchmarks/policies.py --live MODEL --json policies.json --html policies.html
+    python -m benchmarks.policies --json policies.json --html policies.html
+    python -m benchmarks.policies --live MODEL --json policies.json --html policies.html
 
 Half of the requests have a tight budget and half a loose one. The capacity is the highest rate at which, simulated,
 earliest deadline first keeps 99% of all requests without admission. With a model, the cost of its steps is measured
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 import urllib.error
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import vivace.bench
+from benchmarks.overload import serving
 from vivace.bench.page import section, show_facts, show_table
 from vivace.bench.plots import Plot, linear_axis
 from vivace.budget import Budget
@@ -95,13 +95,9 @@ def run_live(
         policy, admits = VARIANTS[variant]
         command = [sys.executable, "-m", "vivace", "serve", model, "--port", str(PORT), "--policy", policy]
         command += [] if admits else ["--no-admission"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-            try:
-                name = wait_until_up()
-                for load in loads:
-                    found.append({"load": load, "variant": variant} | ask(name, scenario, load * capacity, seconds))
-            finally:
-                server.terminate()
+        with serving(command, PORT) as name:
+            for load in loads:
+                found.append({"load": load, "variant": variant} | ask(name, scenario, load * capacity, seconds))
     return found
 
 
@@ -141,17 +137,6 @@ def ask_one(model: str, arrival: Arrival, kind: Kind, began: float) -> tuple[int
     except urllib.error.HTTPError as error:
         status = error.code
     return status, 1000 * (time.monotonic() - due)
-
-
-def wait_until_up() -> str:
-    """The name of the model that is served."""
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v1/models", timeout=1) as reply:
-                return str(json.load(reply)["data"][0]["id"])
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-    raise SystemExit("The server did not come up.")
 
 
 def draw(document: dict[str, Any]) -> str:

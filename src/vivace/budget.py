@@ -49,11 +49,19 @@ class Budget:
         """This budget for a request whose first byte came at the instant `arrived`."""
         return Deadline(arrived + self.ttft_ms / 1000, arrived + self.total_ms / 1000, self.tpot_ms / 1000)
 
+    def find_missed(self, first_ms: float, decode_ms: float, total_ms: float, tokens: int) -> str:
+        """The first part that an answer of so many tokens missed: ttft, tpot, total; nothing if it kept all. One token
+        has no time per further token."""
+        if first_ms > self.ttft_ms:
+            return "ttft"
+        if tokens > 1 and decode_ms / (tokens - 1) > self.tpot_ms:
+            return "tpot"
+        return "total" if total_ms > self.total_ms else ""
+
     def kept_by(self, timeline: Timeline, tokens: int) -> bool:
-        """Whether an answer of so many tokens kept it. One token has no time per further token."""
+        """Whether an answer of so many tokens kept it."""
         first_ms = timeline.preprocess_ms + timeline.queue_ms + timeline.prefill_ms
-        per_token_ms = timeline.decode_ms / (tokens - 1) if tokens > 1 else 0.0
-        return first_ms <= self.ttft_ms and per_token_ms <= self.tpot_ms and timeline.total_ms <= self.total_ms
+        return not self.find_missed(first_ms, timeline.decode_ms, timeline.total_ms, tokens)
 
 
 NO_BUDGET = Budget()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
-from vivace.engine.forecast import MIN_CHUNK_TOKENS, Forecast, Load, StepLimits, advance, delay, forecast
+from vivace.engine.forecast import Forecast, Load, StepLimits, advance, delay, forecast
+from vivace.engine.pacing import MIN_CHUNK_TOKENS
 
 COST = StepCost(base_ms=1.0, token_ms=0.02, sequence_ms=0.05, context_ms=0.0)
 LIMITS = StepLimits(max_step_ms=10.0, max_batch_tokens=256)

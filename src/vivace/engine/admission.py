@@ -18,10 +18,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vivace.budget import Budget, Deadline, OnDeadline
+from vivace.budget import Budget, OnDeadline
 from vivace.engine.cost import StepCost
 from vivace.engine.forecast import Forecast, Load, StepLimits, advance, delay, forecast
 from vivace.engine.lengths import Lengths
+from vivace.engine.pacing import FLUSH_S
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
 
@@ -36,8 +37,6 @@ TRANSPORT_MS = 15.0
 TRANSPORT_SHARE = 0.01
 """Of the time there is, that much is left for what the server cannot see, the sockets' queues on a busy machine; at
 most `TRANSPORT_MS`."""
-FLUSH_MS = 2.0
-"""From an answer's last token to its last byte."""
 PROBE_S = 1.0
 """With nothing under way, one request in this time is accepted whatever its forecast."""
 WAIT_HALVINGS = 5
@@ -235,8 +234,7 @@ class Admission:
     def count_full(self, now: float) -> None:
         """The engine refused a request, since too many wait."""
         with self._lock:
-            self._refused_full += 1
-            self._last_refusal = now
+            self._note_full(now)
 
     def stats(self, now: float) -> AdmissionStats:
         with self._lock:
@@ -274,7 +272,7 @@ class Admission:
         """Of a request that was to be in time; nothing of one that failed or was given up."""
         if reason in (FinishReason.ABORT, FinishReason.ERROR) or entry.against_forecast:
             return
-        late = entry.late or now + FLUSH_MS / 1000 > entry.load.deadline.total
+        late = entry.late or now + FLUSH_S > entry.load.deadline.total
         if reason is FinishReason.DEADLINE:
             late = entry.late or not (entry.load.truncates and entry.tokens)
         if late:
@@ -286,18 +284,20 @@ class Admission:
         if not self._accepted:
             return
         if self._tokens + tokens > self._config.max_waiting_tokens:
-            self._refused_full += 1
-            self._last_refusal = now
+            self._note_full(now)
             raise OverloadedError(f"{self._tokens} tokens wait to be computed already. Try again later.", 1000.0)
         if not costs:
             return
         cost = costs[0]
         wait_ms = self._tokens * (cost.token_ms + (cost.base_ms + cost.sequence_ms) / len(self._accepted))
         if wait_ms > self._config.max_wait_ms:
-            self._refused_full += 1
-            self._last_refusal = now
+            self._note_full(now)
             late_ms = wait_ms - self._config.max_wait_ms
             raise OverloadedError(f"What waits already takes another {wait_ms / 1000:.0f} s. Try later.", late_ms)
+
+    def _note_full(self, now: float) -> None:
+        self._refused_full += 1
+        self._last_refusal = now
 
     def _limited(self) -> list[Load]:
         """What is left of everyone accepted who has a deadline."""
@@ -388,12 +388,12 @@ def _explain(request: Request, accepted: Request, refusals: Sequence[_Refusal]) 
 def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> float:
     """By how much a load misses its deadline, if everything takes `margin` times as long as forecast; not above 0 if
     it does not."""
-    deadline: Deadline = load.deadline
+    deadline = load.deadline
     left_ms = 1000 * (deadline.total - now)
-    left_ms -= FLUSH_MS + min(TRANSPORT_MS, TRANSPORT_SHARE * left_ms)
+    left_ms -= 1000 * FLUSH_S + min(TRANSPORT_MS, TRANSPORT_SHARE * left_ms)
     late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - left_ms
     if load.prompt:
-        late_ms = max(late_ms, margin * told.first_ms + FLUSH_MS - 1000 * (deadline.first - now))
+        late_ms = max(late_ms, margin * told.first_ms - 1000 * (deadline.first - now - FLUSH_S))
     if load.answer > 1 and deadline.tpot_s < math.inf:
         per_token_ms = margin * (told.done_ms - told.first_ms) / (load.answer - bool(load.prompt))
         late_ms = max(late_ms, (per_token_ms - 1000 * deadline.tpot_s) * load.answer)

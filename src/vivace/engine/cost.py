@@ -48,7 +48,11 @@ class StepCost:
 
     def decode_ms(self, sequences: float, context: float) -> float:
         """Of a pass in which every sequence computes one token and chooses the next; `context` is of each of them."""
-        return self.base_ms + sequences * (self.token_ms + self.sequence_ms + self.context_ms * context)
+        return self.base_ms + sequences * self.stream_ms(context)
+
+    def stream_ms(self, context: float) -> float:
+        """What one more sequence adds to such a pass."""
+        return self.token_ms + self.sequence_ms + self.context_ms * context
 
     def prompt_ms(self, tokens: int) -> float:
         """Of a prompt by itself, in one pass."""

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
-
-MIN_CHUNK_TOKENS = 16.0
+from vivace.engine.pacing import MIN_CHUNK_TOKENS
 
 
 @dataclass(slots=True)
@@ -94,7 +93,7 @@ class _Run:
         self._found = [Forecast() for _ in loads]
         self._limits = limits
         context = sum(load.context + load.prompt for load in loads) / len(loads) if loads else 0.0
-        self._stream_ms = [cost.decode_ms(1, context) - cost.base_ms for cost in costs]
+        self._stream_ms = [cost.stream_ms(context) for cost in costs]
         tightest_s = min((load.deadline.tpot_s for load in loads), default=math.inf)
         self._step_ms = min(limits.max_step_ms, 1000 * tightest_s)
         self._now_ms = 0.0

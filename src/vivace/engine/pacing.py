@@ -17,7 +17,9 @@ SAFETY = 0.9
 WORK_SAFETY = 1.5
 """Waiting work is taken up while there is this many times what it should take."""
 FLUSH_S = 0.002
-"""Kept free for telling an answer that a deadline cuts."""
+"""From an answer's last token to its last byte."""
+MIN_CHUNK_TOKENS = 16
+"""A prompt gets this many tokens into a step, whatever it costs, unless a stream's deadline says otherwise."""
 
 
 def pace_ms(sequence: Sequence, now: float) -> float:
@@ -49,7 +51,7 @@ def added_work_s(sequence: Sequence, cost: StepCost | None) -> float:
     if cost is None:
         return 0.0
     length, left = len(sequence.tokens), sequence.remaining()
-    answer_ms = left * (cost.decode_ms(1, length + left / 2) - cost.base_ms)
+    answer_ms = left * cost.stream_ms(length + left / 2)
     return (cost.prompt_ms(length) - cost.base_ms + answer_ms) / 1000
 
 

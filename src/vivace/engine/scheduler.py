@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Want
 from vivace.engine.blocks import BlockPool, Parent
-from vivace.engine.cost import CostModel
-from vivace.engine.pacing import added_work_s, expiry, latest_start, pace_ms
+from vivace.engine.cost import CostModel, StepCost
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, added_work_s, expiry, latest_start, pace_ms
 from vivace.engine.policy import POLICIES
 from vivace.engine.proposer import Ask
 from vivace.engine.request import PRIORITIES
@@ -78,10 +78,6 @@ class Plan:
     """What it proposes, and what its time is to be counted as; None without a speculator."""
     began: float = 0.0
     """The instant at which planning began."""
-
-
-MIN_CHUNK_TOKENS = 16
-"""A prompt gets this many tokens into a step, whatever it costs, unless a stream's deadline says otherwise."""
 
 
 class Scheduler:
@@ -299,7 +295,7 @@ class Scheduler:
         assert self._cost is not None
         cost = self._cost.cost
         spare_ms = limit_ms - cost.base_ms
-        costs_ms = [cost.decode_ms(1, sequence.computed) - cost.base_ms for sequence in sequences]
+        costs_ms = [cost.stream_ms(sequence.computed) for sequence in sequences]
         if sum(costs_ms) <= spare_ms:
             return sequences, False
         paces_ms = [pace_ms(sequence, now) for sequence in sequences]
@@ -402,16 +398,16 @@ class Scheduler:
 
     def _queue(self, sequence: Sequence, now: float) -> None:
         if sequence.limited:
-            step_ms = 0.0 if self._cost is None else self._cost.last_step_ms
-            cost = self._cost.cost if self._cost else None
-            sequence.latest_start = latest_start(sequence, cost, step_ms)
-            sequence.work_s = added_work_s(sequence, cost)
+            sequence.latest_start = latest_start(sequence, *self._known())
+            sequence.work_s = added_work_s(sequence, self._known()[0])
         self.waiting.add(sequence, now)
 
     def _expiry(self, sequence: Sequence) -> float:
-        if self._cost is None:
-            return expiry(sequence, None, 0.0)
-        return expiry(sequence, self._cost.cost, self._cost.last_step_ms)
+        return expiry(sequence, *self._known())
+
+    def _known(self) -> tuple[StepCost | None, float]:
+        """What steps cost, and what the last ones took on the average, in milliseconds."""
+        return (None, 0.0) if self._cost is None else (self._cost.cost, self._cost.last_step_ms)
 
     def _vacate(self, sequence: Sequence) -> None:
         self._limited -= sequence.limited

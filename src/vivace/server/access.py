@@ -53,27 +53,14 @@ class Access:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        status = 499  # nothing was sent: the client had gone
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         told = scope[TOLD] = {}
-        try:
-            if self._is_let_in(scope):
-                await self._app(scope, receive, watch)
-            else:
-                await _refuse(watch)
-        except Exception:
-            status = 500
-            raise
-        finally:
+
+        def note(status: int) -> None:
             self._count(find_route(scope["path"]), status)
             if _logger.isEnabledFor(logging.INFO):
                 _log(scope, status, 1000 * (time.monotonic() - began), told)
+
+        await watch_status(self._app if self._is_let_in(scope) else _refuse, scope, receive, send, note)
 
     def _is_let_in(self, scope: Scope) -> bool:
         if not self._digests or not scope["path"].startswith(GUARDED):
@@ -91,7 +78,27 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-async def _refuse(send: Callable[[Message], Any]) -> None:
+async def watch_status(app: ASGIApp, scope: Scope, receive: Receive, send: Send, note: Callable[[int], None]) -> None:
+    """Run an app on one request, and note with which status it ended: 500 if it failed, 499 if nothing was sent since
+    the client had gone."""
+    status = 499
+
+    async def watch(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    try:
+        await app(scope, receive, watch)
+    except Exception:
+        status = 500
+        raise
+    finally:
+        note(status)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     message = "The API key is missing or wrong. Send the header Authorization: Bearer KEY, with the server's --api-key."
     body = encode(ErrorReply(ErrorBody(message, "invalid_request_error", code="invalid_api_key")))
     headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]

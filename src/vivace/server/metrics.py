@@ -91,12 +91,8 @@ def find_outcome(usage: Usage, budget: Budget) -> str:
     if "truncated" in timing:
         return "truncated"
     first_ms = timing["preprocess_ms"] + timing["queue_ms"] + timing["prefill_ms"]
-    further = usage.completion_tokens - 1
-    if first_ms > budget.ttft_ms:
-        return "missed_ttft"
-    if further > 0 and timing["decode_ms"] / further > budget.tpot_ms:
-        return "missed_tpot"
-    return "missed_total" if timing["total_ms"] > budget.total_ms else "kept"
+    missed = budget.find_missed(first_ms, timing["decode_ms"], timing["total_ms"], usage.completion_tokens)
+    return f"missed_{missed}" if missed else "kept"
 
 
 class _EngineCollector(Collector):

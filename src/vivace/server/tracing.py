@@ -11,13 +11,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vivace.errors import ConfigError
+from vivace.server.access import watch_status
 from vivace.server.routes import ASKED, TOLD
 
 if TYPE_CHECKING:
@@ -127,24 +129,9 @@ class Tracing:
         if scope["type"] != "http" or scope["path"] not in OPERATIONS:
             await self._app(scope, receive, send)
             return
-        began_ns = time.time_ns()
-        status = 499  # nothing was sent: the client had gone
+        await watch_status(self._app, scope, receive, send, partial(self._write, scope, time.time_ns()))
 
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            self._write(scope, status, began_ns)
-
-    def _write(self, scope: Scope, status: int, began_ns: int) -> None:
+    def _write(self, scope: Scope, began_ns: int, status: int) -> None:
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
