@@ -81,7 +81,7 @@ def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--budget", metavar="BUDGET",
                      help='Of every request that asks for no less, such as "ttft=50ms tpot=5ms total=300ms".'),
         click.option("--admission/--no-admission", default=True, show_default=True,
-                     help="Refuse at once what would miss its deadline. Without, only --max-waiting refuses."),
+                     help="Refuse at once what would miss its deadline. Without, only what waits is bounded."),
         click.option("--pressed-max-tokens", type=click.IntRange(0), default=0, metavar="TOKENS",
                      help="Cut answers to this length rather than refuse them. Default: never."),
         click.option("--policy", type=click.Choice(["edf", "fifo", "shortest"]), default="edf", show_default=True,
