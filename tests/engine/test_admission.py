@@ -278,6 +278,42 @@ def test_the_margin_grows_with_misses_and_falls_with_narrow_successes() -> None:
     assert admission.stats(NOW).margin > MARGIN_START  # those say nothing
 
 
+def test_work_without_a_deadline_stands_for_a_step_and_a_stream() -> None:
+    admission = make()
+    admission.admit(ask("prompt alone", ttft_ms=30.0), COSTS, NOW)
+    admission.forget("prompt alone")
+    admission.admit(ask("idle"), COSTS, NOW)
+    admission.admit(ask("a probe", ttft_ms=30.0), COSTS, NOW)
+    with pytest.raises(OverloadedError):  # a step of 50 ms may have just begun
+        admission.admit(ask("b", ttft_ms=30.0), COSTS, NOW)
+    admission.admit(ask("c", ttft_ms=100.0), COSTS, NOW)
+
+
+def test_beside_work_without_a_deadline_forecasts_are_tried_too() -> None:
+    """Else one bad second would shut out everyone with a deadline for as long as there is work."""
+    admission = make()
+    admission.admit(ask("idle"), COSTS, NOW)
+    for second in range(3):
+        now = NOW + second * 1.01
+        admission.admit(ask("tight", ttft_ms=30.0, at=now), COSTS, now)
+        end(admission, "tight", 20, FinishReason.LENGTH, now + 0.02)
+
+
+def test_a_time_per_token_that_was_missed_makes_the_margin_grow() -> None:
+    admission = make()
+    admission.admit(ask("a", tpot_ms=5.0), COSTS, NOW)
+    admission.observe(Update("a", [1]), NOW + 0.01)
+    end(admission, "a", 19, FinishReason.LENGTH, NOW + 0.01 + 19 * 0.0051)
+    assert admission.stats(NOW).margin == pytest.approx(MARGIN_START + MARGIN_GROWTH)
+
+
+def test_an_end_that_leaves_no_time_for_the_way_to_the_client_is_a_miss() -> None:
+    admission = make()
+    admission.admit(ask("a", 1000.0), COSTS, NOW)
+    end(admission, "a", 20, FinishReason.LENGTH, NOW + 0.995)
+    assert admission.stats(NOW).margin == pytest.approx(MARGIN_START + MARGIN_GROWTH)
+
+
 def test_the_margin_stays_in_its_range() -> None:
     admission = make()
     for index in range(200):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
-from vivace.engine.forecast import Forecast, Load, StepLimits, advance, delay, forecast
+from vivace.engine.forecast import Besides, Forecast, Load, StepLimits, advance, delay, forecast
 from vivace.engine.pacing import MIN_CHUNK_TOKENS
 
 COST = StepCost(base_ms=1.0, token_ms=0.02, sequence_ms=0.05, context_ms=0.0)
@@ -75,6 +75,15 @@ def test_a_forecast_is_right_within_a_step_for_each_prompt(given_loads: list[Loa
         slack_ms = LIMITS.max_step_ms * (1 + prompts / 2) + 0.1 * right.done_ms
         assert abs(told.first_ms - right.first_ms) <= slack_ms
         assert abs(told.done_ms - right.done_ms) <= slack_ms
+
+
+def test_work_without_a_deadline_adds_the_step_under_way_and_one_stream() -> None:
+    load = make(100, 11)
+    alone = forecast([load], [COST], LIMITS)[0]
+    beside = forecast([load], [COST], LIMITS, Besides(frozenset({0}), 7.0))[0]
+    each_ms = COST.token_ms + COST.sequence_ms
+    assert beside.first_ms == pytest.approx(7.0 + alone.first_ms + each_ms, abs=each_ms)
+    assert beside.done_ms - beside.first_ms == pytest.approx(alone.done_ms - alone.first_ms + 10 * each_ms)
 
 
 def test_nothing_to_do_takes_no_time() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.fakes import make_request
 from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.cost import StepCost
-from vivace.engine.pacing import FLUSH_S, SAFETY, WORK_SAFETY, expiry, latest_start, pace_ms
+from vivace.engine.pacing import CATCH_UP_TOKENS, FLUSH_S, SAFETY, WORK_SAFETY, expiry, latest_start, pace_ms
 from vivace.engine.sequence import Sequence
 
 COST = StepCost(base_ms=2.0, token_ms=0.1, sequence_ms=0.4, context_ms=0.0)
@@ -43,6 +43,17 @@ def test_a_stream_with_a_total_is_paced_by_what_is_left_of_it_for_what_is_left_t
     assert pace_ms(make(Budget(total_ms=500.0)), NOW) == pytest.approx(10.0 * SAFETY)
     assert pace_ms(make(Budget(total_ms=500.0), told=25), NOW + 0.25) == pytest.approx(10.0 * SAFETY)
     assert pace_ms(make(Budget(total_ms=500.0, tpot_ms=3.0)), NOW) == pytest.approx(3.0 * SAFETY)
+
+
+def test_a_stream_that_is_behind_its_time_per_token_makes_up_for_it_in_some_steps() -> None:
+    stream = make(Budget(tpot_ms=5.0), told=11)
+    stream.first_token_at = NOW
+    assert pace_ms(stream, NOW + 0.040) == pytest.approx(5.0 * SAFETY)  # in time
+    assert pace_ms(stream, NOW + 0.053) == pytest.approx((5.0 - 8.0 / CATCH_UP_TOKENS) * SAFETY)
+    assert pace_ms(stream, NOW + 1.0) == 0.0
+    ending = make(Budget(tpot_ms=5.0), told=48)
+    ending.first_token_at = NOW
+    assert pace_ms(ending, NOW + 47 * 0.005 * SAFETY + 0.002) == pytest.approx((5.0 - 2.0 / 2) * SAFETY)
 
 
 def test_an_answer_that_goes_on_past_what_was_expected_has_one_token_to_come() -> None:

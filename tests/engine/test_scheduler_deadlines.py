@@ -113,6 +113,42 @@ def test_streams_without_a_deadline_sit_out_but_never_all_of_them() -> None:
     assert min(gained.values()) == 0
 
 
+def test_a_prompt_with_a_deadline_and_a_higher_priority_does_not_wait_for_streams_without() -> None:
+    bench = Bench(max_step_ms=6.0)
+    for index in range(7):
+        bench.add(f"{index}", max_tokens=400, priority=4)
+    bench.step(10)
+    bench.steps_ms.clear()
+    bench.add("high", Budget(ttft_ms=5000), prompt=90, priority=9)
+    while not bench.answers["high"].tokens:
+        bench.step()
+    alone_ms = 1.0 + 90 * 0.1 + 0.4
+    assert sum(bench.steps_ms) <= alone_ms + 3 * (1.0 + 0.5)  # each step, and one stream in it, besides
+
+
+def test_a_prompt_without_a_deadline_does_not_lengthen_the_steps_of_one_with_a_higher_priority() -> None:
+    bench = Bench(max_step_ms=50.0)
+    bench.add("low", prompt=600, priority=4)
+    bench.step()
+    bench.add("high", Budget(ttft_ms=5000), prompt=90, priority=9)
+    bench.add("another", prompt=90, priority=4)
+    bench.steps_ms.clear()
+    bench.step()
+    assert bench.answers["high"].tokens
+    assert bench.steps_ms == [pytest.approx(1.0 + 90 * 0.1 + 0.4)]
+
+
+def test_streams_of_the_same_priority_go_on_beside_a_prompt_that_has_time() -> None:
+    bench = Bench()
+    for index in range(4):
+        bench.add(f"{index}", max_tokens=400)
+    bench.step(5)
+    before = {id: len(answer.tokens) for id, answer in bench.answers.items()}
+    bench.add("later", Budget(ttft_ms=60_000), prompt=600)
+    bench.step(2)
+    assert all(len(bench.answers[id].tokens) - told == 2 for id, told in before.items())
+
+
 def test_of_streams_with_deadlines_those_with_more_time_sit_out() -> None:
     bench = Bench()
     for index in range(6):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from vivace.budget import Budget, OnDeadline
 from vivace.engine.cost import StepCost
-from vivace.engine.forecast import Forecast, Load, StepLimits, advance, delay, forecast
+from vivace.engine.forecast import NOTHING, Besides, Forecast, Load, StepLimits, advance, delay, forecast
 from vivace.engine.lengths import Lengths
 from vivace.engine.pacing import FLUSH_S
 from vivace.engine.request import FinishReason, Request, Update
@@ -95,13 +95,21 @@ class AdmissionStats:
 @dataclass(slots=True)
 class _Accepted:
     load: Load
+    entered: float
     limited: bool
     narrow: bool
     against_forecast: bool = False
     """That it is late is no surprise."""
     tokens: int = 0
-    late: bool = False
-    """Its first token was."""
+    first: float = math.inf
+    """The instant of its first token."""
+
+    def is_late(self, now: float) -> bool:
+        """Whether it missed its deadline, or will have when its last token, told of now, is sent."""
+        deadline = self.load.deadline
+        if self.tokens and (self.first > deadline.first or now - self.first > deadline.tpot_s * (self.tokens - 1)):
+            return True
+        return 1000 * (deadline.total - now) < _reserve_ms(1000 * (deadline.total - self.entered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,7 @@ class Admission:
         self._count += 1
         self._degraded += bool(request.degraded)
         self._tokens += load.prompt + load.answer
-        self._accepted[request.id] = _Accepted(load, bool(request.budget), narrow, against_forecast)
+        self._accepted[request.id] = _Accepted(load, now, bool(request.budget), narrow, against_forecast)
         return replace(request, variant=self._variants[load.model], expected_tokens=load.answer)
 
     def observe(self, update: Update, now: float) -> None:
@@ -214,8 +222,8 @@ class Admission:
                 return
             before = entry.load.prompt + entry.load.answer
             new = len(update.tokens)
-            if new and not entry.tokens:
-                entry.late = now > entry.load.deadline.first
+            if new:
+                entry.first = min(entry.first, now)
             entry.tokens += new
             entry.load.context += new
             entry.load.prompt = 0
@@ -252,11 +260,11 @@ class Admission:
             )
 
     def _may_probe(self, now: float) -> bool:
-        """Whether to accept a request against the forecast: with nothing under way, one now and then.
+        """Whether to accept a request against the forecast: with no other deadline to keep, one now and then.
 
         Otherwise a machine that was slow for a while, and is no longer, would refuse for ever, and never learn so.
         """
-        if self._accepted or now - self._last_probe < PROBE_S:
+        if now - self._last_probe < PROBE_S or any(entry.limited for entry in self._accepted.values()):
             return False
         self._last_probe = now
         return True
@@ -272,9 +280,9 @@ class Admission:
         """Of a request that was to be in time; nothing of one that failed or was given up."""
         if reason in (FinishReason.ABORT, FinishReason.ERROR) or entry.against_forecast:
             return
-        late = entry.late or now + FLUSH_S > entry.load.deadline.total
+        late = entry.is_late(now)
         if reason is FinishReason.DEADLINE:
-            late = entry.late or not (entry.load.truncates and entry.tokens)
+            late = entry.first > entry.load.deadline.first or not (entry.load.truncates and entry.tokens)
         if late:
             self._margin = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1])
         elif entry.narrow:
@@ -303,6 +311,18 @@ class Admission:
         """What is left of everyone accepted who has a deadline."""
         return [entry.load for entry in self._accepted.values() if entry.limited]
 
+    def _besides(self, costs: Sequence[StepCost]) -> Besides:
+        """Everyone accepted who has none."""
+        idle = [entry.load for entry in self._accepted.values() if not entry.limited]
+        if not idle:
+            return NOTHING
+        streams = [load for load in idle if not load.prompt]
+        step_ms = sum(costs[load.model].stream_ms(load.context) for load in streams)
+        step_ms += max(costs[load.model].base_ms for load in idle)
+        if len(streams) < len(idle):
+            step_ms = max(step_ms, self._limits.max_step_ms)
+        return Besides(frozenset(load.model for load in idle), step_ms)
+
     def _find_wait_ms(self, loads: Sequence[Load], costs: Sequence[StepCost], now: float) -> float:
         """After how long one of these, asked for again, would be accepted if nothing else came meanwhile.
 
@@ -310,7 +330,7 @@ class Admission:
         a total deadline it is that latest time: what its request would find earlier depends on too much.
         """
         others = self._limited()
-        found = forecast(others, costs, self._limits)
+        found = forecast(others, costs, self._limits, self._besides(costs))
         soon_ms, late_ms = 0.0, self._margin * max((told.done_ms for told in found), default=0.0)
         if not others:
             return max(1.0, 1000 * (PROBE_S - (now - self._last_probe)))
@@ -331,19 +351,19 @@ class Admission:
         """By how much the load, or somebody because of it, would be late, and when it would be done. `others` are
         those accepted, unless it is said what is left of them."""
         others = self._limited() if others is None else others
-        found = forecast([*others, load], costs, self._limits)
+        besides = self._besides(costs)
+        found = forecast([*others, load], costs, self._limits, besides)
         late_ms = find_lateness_ms(load, found[-1], now, self._margin)
         if late_ms <= 0 and any(
             find_lateness_ms(other, told, now, self._margin) > 0 for other, told in zip(others, found[:-1], strict=True)
         ):
-            late_ms = self._harm_ms(others, found[:-1], costs, now)
+            late_ms = self._harm_ms(others, found[:-1], forecast(others, costs, self._limits, besides), now)
         return late_ms, found[-1].done_ms
 
     def _harm_ms(
-        self, others: Sequence[Load], found: Sequence[Forecast], costs: Sequence[StepCost], now: float
+        self, others: Sequence[Load], found: Sequence[Forecast], without: Sequence[Forecast], now: float
     ) -> float:
         """The most that somebody is late who would not be late without the newcomer."""
-        without = forecast(others, costs, self._limits)
         late_ms = 0.0
         for load, told, before in zip(others, found, without, strict=True):
             if find_lateness_ms(load, before, now, self._margin) <= 0:
@@ -385,13 +405,17 @@ def _explain(request: Request, accepted: Request, refusals: Sequence[_Refusal]) 
     return replace(accepted, degraded=reason)
 
 
+def _reserve_ms(left_ms: float) -> float:
+    """Of the time there is, what the way from the last token to the client may take."""
+    return 1000 * FLUSH_S + min(TRANSPORT_MS, TRANSPORT_SHARE * left_ms)
+
+
 def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> float:
     """By how much a load misses its deadline, if everything takes `margin` times as long as forecast; not above 0 if
     it does not."""
     deadline = load.deadline
     left_ms = 1000 * (deadline.total - now)
-    left_ms -= 1000 * FLUSH_S + min(TRANSPORT_MS, TRANSPORT_SHARE * left_ms)
-    late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - left_ms
+    late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - (left_ms - _reserve_ms(left_ms))
     if load.prompt:
         late_ms = max(late_ms, margin * told.first_ms - 1000 * (deadline.first - now - FLUSH_S))
     if load.answer > 1 and deadline.tpot_s < math.inf:

@@ -81,6 +81,7 @@ class Engine:
         self._config = config or SchedulerConfig()
         self._clock = clock
         self._cost = cost
+        self._proposer = proposer
         self._speculator: Speculator | None = None
         if self._config.max_proposed:
             self._speculator = Speculator(proposer or PromptLookup(), self._config.max_proposed)
@@ -171,7 +172,7 @@ class Engine:
 
     def renew(self) -> Engine:
         """An engine on the same runner that holds nothing yet; the cost model stays."""
-        return Engine(self._runner, self._config, self._clock, self._cost)
+        return Engine(self._runner, self._config, self._clock, self._cost, self._proposer)
 
     def stats(self) -> EngineStats:
         pool = self._scheduler.pool

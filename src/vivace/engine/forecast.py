@@ -4,7 +4,8 @@ one of them begins or ends to generate.
 It follows what the scheduler does: prompts in the order of their deadlines, in chunks that share steps with all
 streams, and every stream one token a step. Where several models share the machine, each that has work makes a step in
 turn; together they are a round. Rounds are taken as divisible, so a forecast is off by one or so. Work without a
-deadline is left out, since it sits out where it would be in the way. Pure functions: no clock, no state.
+deadline sits out where it would be in the way, but for one stream, and for the step that is under way. Pure functions:
+no clock, no state.
 """
 
 from __future__ import annotations
@@ -56,9 +57,24 @@ class StepLimits:
     max_batch_tokens: int
 
 
-def forecast(loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits) -> list[Forecast]:
+@dataclass(frozen=True, slots=True)
+class Besides:
+    """Work without a deadline that is under way."""
+
+    models: frozenset[int] = frozenset()
+    """Which of them have any."""
+    step_ms: float = 0.0
+    """Of the step that has just begun."""
+
+
+NOTHING = Besides()
+
+
+def forecast(
+    loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits, besides: Besides = NOTHING
+) -> list[Forecast]:
     """For each load, in the order given; time O(n log n). `costs` has one for each model."""
-    return _Run(loads, costs, limits).finish()
+    return _Run(loads, costs, limits, besides).finish()
 
 
 def advance(loads: Sequence[Load], found: Sequence[Forecast], ms: float) -> list[Load]:
@@ -87,7 +103,7 @@ def delay(load: Load, ms: float) -> Load:
 class _Run:
     """One forecast being made."""
 
-    def __init__(self, loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits) -> None:
+    def __init__(self, loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits, besides: Besides) -> None:
         self._loads = loads
         self._costs = costs
         self._found = [Forecast() for _ in loads]
@@ -96,12 +112,14 @@ class _Run:
         self._stream_ms = [cost.stream_ms(context) for cost in costs]
         tightest_s = min((load.deadline.tpot_s for load in loads), default=math.inf)
         self._step_ms = min(limits.max_step_ms, 1000 * tightest_s)
-        self._now_ms = 0.0
+        self._now_ms = besides.step_ms
         self._rounds = 0.0
         self._streams: list[tuple[float, int]] = []  # a heap, by the round with which they end
         self._streaming = [0] * len(costs)
         self._round_ms = 0.0
         """What a round of all streams takes."""
+        for model in besides.models:
+            self._count_stream(model, 1)
         for index, load in enumerate(loads):
             if not load.prompt:
                 self._begin_stream(index, load.answer)
@@ -125,7 +143,7 @@ class _Run:
         while prompt > 1e-6:
             base_ms = 0.0 if self._streaming[load.model] else cost.base_ms
             chunk = max(MIN_CHUNK_TOKENS, (self._step_ms - self._round_ms - base_ms) / token_ms)
-            if not self._streams and left <= prompt:
+            if not any(self._streaming) and left <= prompt:
                 chunk = prompt  # alone
             chunk = min(chunk, self._limits.max_batch_tokens, left)
             rounds = prompt / chunk

@@ -18,6 +18,8 @@ WORK_SAFETY = 1.5
 """Waiting work is taken up while there is this many times what it should take."""
 FLUSH_S = 0.002
 """From an answer's last token to its last byte."""
+CATCH_UP_TOKENS = 8
+"""A stream that is behind its time per token is to have made up for it after so many tokens."""
 MIN_CHUNK_TOKENS = 16
 """A prompt gets this many tokens into a step, whatever it costs, unless a stream's deadline says otherwise."""
 
@@ -28,7 +30,7 @@ def pace_ms(sequence: Sequence, now: float) -> float:
     An answer that may be cut has no need to end in time: its total paces nobody.
     """
     deadline = sequence.deadline
-    pace_s = deadline.tpot_s
+    pace_s = deadline.tpot_s - _behind_s(sequence, now) / min(CATCH_UP_TOKENS, sequence.remaining())
     if not _truncates(sequence):
         pace_s = min(pace_s, (deadline.total - now) / sequence.remaining())
     return 1000 * SAFETY * max(0.0, pace_s)
@@ -68,6 +70,14 @@ def expiry(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:
     if not waits or cost is None:
         return first
     return first - cost.prompt_ms(min(BLOCK_SIZE, len(sequence.tokens))) / 1000
+
+
+def _behind_s(sequence: Sequence, now: float) -> float:
+    """How much later the last token was than a time per token with some to spare has it; 0 if it was not."""
+    told = len(sequence.tokens) - sequence.prompt_length - 1
+    if sequence.deadline.tpot_s == math.inf or told <= 0:
+        return 0.0
+    return max(0.0, now - sequence.first_token_at - SAFETY * sequence.deadline.tpot_s * told)
 
 
 def _truncates(sequence: Sequence) -> bool:

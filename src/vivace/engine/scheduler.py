@@ -18,19 +18,18 @@ import math
 from collections import abc
 from dataclasses import dataclass
 
-from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits, Want
+from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits
 from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.cost import CostModel, StepCost
 from vivace.engine.pacing import MIN_CHUNK_TOKENS, added_work_s, expiry, latest_start, pace_ms
 from vivace.engine.policy import POLICIES
 from vivace.engine.proposer import Ask
 from vivace.engine.request import PRIORITIES
+from vivace.engine.rows import chunk_row, decode_row, verify_row
 from vivace.engine.sequence import NO_SLOT, Phase, Sequence
 from vivace.engine.speculation import Speculation, Speculator
 from vivace.engine.waiting import WaitingQueue
 from vivace.errors import ConfigError
-
-_SAMPLE = Want.SAMPLE  # an enumeration is slow to look its members up, and this is every token's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +138,25 @@ class Scheduler:
         sequences, halfway = self._secure_decoding(now)
         limit_ms = self._find_limit_ms(now)
         sat_out = False
-        if self._limits_press(halfway, now):
-            sequences, sat_out = _rest(sequences)
+        if (level := self._resting_level(halfway, now)) > PRIORITIES[0]:
+            sequences, sat_out = _rest(sequences, level)
         if limit_ms < math.inf:
             sequences, left_out = self._sit_out(sequences, limit_ms, now)
             sat_out = sat_out or left_out
         decoding = len(sequences)
         alone = not halfway and not sat_out and not len(self.waiting)
         chunks: list[Row] = []
-        self._add_chunks(sequences, chunks, halfway, limit_ms, now)
+        self._add_chunks(sequences, chunks, halfway, limit_ms, level, now)
         speculation = self._speculate(sequences[:decoding], chunks, limit_ms)
         limits = [1] * decoding
         if alone and self._config.max_burst_steps > 1 and not (speculation and speculation.proposals):
             limits = self._plan_burst(sequences)
         if speculation is None or not speculation.proposals:
-            rows = [_decode_row(sequence, limit) for sequence, limit in zip(sequences, limits, strict=False)]
+            rows = [decode_row(sequence, limit) for sequence, limit in zip(sequences, limits, strict=False)]
         else:
             proposed = speculation.proposals
             rows = [
-                _verify_row(sequence, proposed[place][1].tokens) if place in proposed else _decode_row(sequence, 1)
+                verify_row(sequence, proposed[place][1].tokens) if place in proposed else decode_row(sequence, 1)
                 for place, sequence in enumerate(sequences[:decoding])
             ]
         rows += chunks
@@ -167,21 +166,32 @@ class Scheduler:
         return Plan(Batch(rows, steps, self._config.burst_ms if steps > 1 else 0.0), sequences, speculation, now)
 
     def _add_chunks(
-        self, sequences: list[Sequence], rows: list[Row], halfway: list[Sequence], limit_ms: float, now: float
+        self,
+        sequences: list[Sequence],
+        rows: list[Row],
+        halfway: list[Sequence],
+        limit_ms: float,
+        level: int,
+        now: float,
     ) -> None:
-        """Fill a step of streams up with prompts, as far as the runner has room and the streams have time."""
+        """Fill a step of streams up with prompts, as far as the runner has room and the streams have time.
+
+        Beside prompts for which streams sit out, those without a deadline below the same level wait too.
+        """
         budget = self._limits.max_batch_tokens - len(sequences)
         if budget <= 0 or not (halfway or len(self.waiting)):
             return
         spare_ms = self._spare_ms(sequences, halfway, limit_ms)
         least = MIN_CHUNK_TOKENS if limit_ms == math.inf else 1
         while budget > 0 and (sequence := self._next_prompt(halfway, now)) is not None:
+            if rows and not sequence.limited and sequence.level < level:
+                return
             room = budget
             if spare_ms < math.inf:
                 assert self._cost is not None
                 fits = self._cost.cost.tokens_within(spare_ms, sequence.computed)
-                room = min(budget, max(fits, least))
-            row = _chunk_row(sequence, room)
+                room = min(budget, max(fits, 1 if rows else least))
+            row = chunk_row(sequence, room)
             budget -= len(row.tokens)
             sequences.append(sequence)
             rows.append(row)
@@ -260,11 +270,21 @@ class Scheduler:
         halfway.sort(key=lambda sequence: (*self._haste(sequence, now), *self._rank(sequence)), reverse=True)
         return decoding, halfway
 
-    def _limits_press(self, halfway: list[Sequence], now: float) -> bool:
-        """Whether prompts with deadlines have no time left for those without."""
+    def _resting_level(self, halfway: list[Sequence], now: float) -> int:
+        """The priority below which streams without a deadline sit out for prompts with one.
+
+        That is the prompts' own; and above all others when they have no time left for another step.
+        """
         if self._cost is None:
-            return False
-        return any(s.latest_start <= now for s in halfway) or (bool(self._slots) and self.waiting.pressed(now))
+            return PRIORITIES[0]
+        prompts = [sequence for sequence in halfway if sequence.limited]
+        then = now + self._cost.last_step_ms / 1000
+        if any(s.latest_start <= then for s in prompts) or (self._slots and self.waiting.pressed(then)):
+            return PRIORITIES[-1] + 1
+        first = self.waiting.first(now) if self._slots else None
+        if first is not None and first.limited:
+            prompts.append(first)
+        return max((sequence.level for sequence in prompts), default=PRIORITIES[0])
 
     def _extend(self, sequence: Sequence, now: float) -> bool:
         """Get one more block, from the last in line if need be; False when that is the sequence itself."""
@@ -433,55 +453,16 @@ class Scheduler:
         self.pool.check_integrity([sequence.blocks for sequence in running])
 
 
-def _rest(sequences: list[Sequence]) -> tuple[list[Sequence], bool]:
-    """Those with deadlines and one without, and whether that leaves some out."""
-    idle = [sequence for sequence in sequences if not sequence.limited]
-    if len(idle) < 2:
+def _rest(sequences: list[Sequence], level: int) -> tuple[list[Sequence], bool]:
+    """All but those without a deadline below a priority, of which one stays, and whether that leaves some out."""
+    resting = [sequence for sequence in sequences if not sequence.limited and sequence.level < level]
+    if len(resting) < 2:
         return sequences, False
-    first = min(idle, key=lambda sequence: (-sequence.level, sequence.computed - sequence.end))
-    return [sequence for sequence in sequences if sequence.limited or sequence is first], True
+    first = min(resting, key=lambda sequence: (-sequence.level, sequence.computed - sequence.end))
+    out = {sequence.id for sequence in resting if sequence is not first}
+    return [sequence for sequence in sequences if sequence.id not in out], True
 
 
 def blocks_for(tokens: int) -> int:
     """Blocks that hold this many tokens."""
     return -(-tokens // BLOCK_SIZE)
-
-
-def _decode_row(sequence: Sequence, limit: int) -> Row:
-    blocks = () if sequence.sent == len(sequence.blocks) else _unsent_blocks(sequence)
-    if sequence.mask is None:
-        return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit)
-    return Row(sequence.slot, sequence.computed, (), blocks, _SAMPLE, limit, mask=sequence.mask)
-
-
-def _verify_row(sequence: Sequence, proposed: abc.Sequence[int]) -> Row:
-    blocks = () if sequence.sent == len(sequence.blocks) else _unsent_blocks(sequence)
-    return Row(sequence.slot, sequence.computed, [sequence.tokens[-1], *proposed], blocks, Want.VERIFY)
-
-
-def _chunk_row(sequence: Sequence, budget: int) -> Row:
-    """Up to `budget` tokens of what a sequence has to compute; the last token of a scored prompt comes by itself."""
-    first, end, want = sequence.computed, len(sequence.tokens), Want.SAMPLE
-    scored = sequence.prompt_length - 1
-    if sequence.scores is not None and first < scored:
-        end, want = scored, Want.SCORE
-    if first + budget < end:
-        end = first + budget
-        want = want if want is Want.SCORE else Want.NOTHING
-    opens = None if sequence.sent else sequence.sampling
-    return Row(
-        sequence.slot,
-        first,
-        sequence.tokens[first:end],
-        opens=opens,
-        blocks=_unsent_blocks(sequence),
-        want=want,
-        targets=sequence.tokens[first + 1 : end + 1] if want is Want.SCORE else (),
-        history=sequence.tokens[:first] if opens is not None and opens.reads_history else (),
-        mask=sequence.mask if want is Want.SAMPLE else None,
-    )
-
-
-def _unsent_blocks(sequence: Sequence) -> list[int]:
-    sent, sequence.sent = sequence.sent, len(sequence.blocks)
-    return sequence.blocks[sent:]

@@ -47,6 +47,7 @@ class Sequence:
         "due",
         "end",
         "finished",
+        "first_token_at",
         "id",
         "latest_start",
         "level",
@@ -97,6 +98,8 @@ class Sequence:
         self.stops = frozenset(request.sampling.stop_token_ids)
         self.mask: bytes | None = None
         """The tokens that its constraint allows next; None without a constraint."""
+        self.first_token_at = math.inf
+        """The instant of its first token."""
         self.finished = False
         self.preemptions = 0
         self.cached_tokens = 0
@@ -154,7 +157,9 @@ class Sequence:
         self.publish_at = _NEVER
 
     def enter(self, phase: Phase, now: float) -> None:
-        """Count the time from `now` on as `phase`."""
+        """Count the time from `now` on as `phase`. It decodes once it has its first token."""
+        if phase is Phase.DECODE:
+            self.first_token_at = min(self.first_token_at, now)
         self.spent[self.phase] += now - self.since
         self.phase = phase
         self.since = now
