@@ -341,6 +341,15 @@ def test_one_accepted_against_the_forecast_that_is_late_is_no_surprise() -> None
     assert admission.stats(NOW).margin <= MARGIN_START
 
 
+def test_one_accepted_against_the_forecast_that_is_in_time_shows_that_forecasts_are_too_dark() -> None:
+    admission = make()
+    for second in range(4):
+        now = NOW + second * 1.01
+        admission.admit(ask("a", 5.0, at=now), COSTS, now)
+        end(admission, "a", 1, FinishReason.STOP, now + 0.001)
+    assert admission.stats(NOW).margin == pytest.approx(MARGIN_START - 4 * MARGIN_GROWTH)
+
+
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
 def test_who_went_away_or_failed_says_nothing_of_forecasts(reason: FinishReason) -> None:
     admission = make()

@@ -28,12 +28,12 @@ def simulate(loads: list[Load], cost: StepCost, limits: StepLimits) -> list[Fore
     """Whole steps of whole tokens: all streams, and prompts in the order of their deadlines into what room there is."""
     left = [Left(load.prompt, load.answer) for load in loads]
     order = sorted((load.due, index) for index, load in enumerate(loads) if load.prompt)
-    step_limit_ms = min([limits.max_step_ms, *(1000 * load.deadline.tpot_s for load in loads)])
     found = [Forecast() for _ in loads]
     now_ms = 0.0
     while any(item.answer for item in left):
         streams = [index for index, item in enumerate(left) if item.answer and not item.prompt]
         step_ms = cost.base_ms + len(streams) * (cost.token_ms + cost.sequence_ms)
+        step_limit_ms = min([limits.max_step_ms, *(1000 * loads[index].deadline.tpot_s for index in streams)])
         room = max(int(MIN_CHUNK_TOKENS), int((step_limit_ms - step_ms) / cost.token_ms))
         waiting = [index for _, index in order if left[index].prompt]
         if not streams and len(waiting) == 1:

@@ -2,8 +2,8 @@
 
 Every accepted request is in a ledger with what is left of it. A new one is put among them and the whole is forecast;
 it is accepted if it will be on time and makes nobody late. How far to trust forecasts is learned: they are multiplied
-with a margin that grows with every accepted request that was late, and shrinks with those that were accepted narrowly
-and on time nevertheless.
+with a margin that grows with every accepted request that was late, and shrinks with those that were on time though
+accepted narrowly or against the forecast.
 
 Where there is a ladder of variants, each is tried in turn, the best first; then, under pressure, a shorter answer.
 Beside that, what waits is bounded by tokens and by predicted time, for requests without a deadline too.
@@ -278,12 +278,14 @@ class Admission:
 
     def _learn(self, entry: _Accepted, reason: FinishReason, now: float) -> None:
         """Of a request that was to be in time; nothing of one that failed or was given up."""
-        if reason in (FinishReason.ABORT, FinishReason.ERROR) or entry.against_forecast:
+        if reason in (FinishReason.ABORT, FinishReason.ERROR):
             return
         late = entry.is_late(now)
         if reason is FinishReason.DEADLINE:
             late = entry.first > entry.load.deadline.first or not (entry.load.truncates and entry.tokens)
-        if late:
+        if entry.against_forecast:
+            self._margin = max(self._margin - MARGIN_GROWTH * (not late), MARGIN_RANGE[0])
+        elif late:
             self._margin = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1])
         elif entry.narrow:
             self._margin = max(self._margin - MARGIN_DECAY, MARGIN_RANGE[0])

@@ -110,8 +110,8 @@ class _Run:
         self._limits = limits
         context = sum(load.context + load.prompt for load in loads) / len(loads) if loads else 0.0
         self._stream_ms = [cost.stream_ms(context) for cost in costs]
-        tightest_s = min((load.deadline.tpot_s for load in loads), default=math.inf)
-        self._step_ms = min(limits.max_step_ms, 1000 * tightest_s)
+        self._step_ms = limits.max_step_ms
+        """The longest that streams let a step become; of those that have ended too."""
         self._now_ms = besides.step_ms
         self._rounds = 0.0
         self._streams: list[tuple[float, int]] = []  # a heap, by the round with which they end
@@ -160,6 +160,7 @@ class _Run:
 
     def _begin_stream(self, index: int, tokens: int) -> None:
         heapq.heappush(self._streams, (self._rounds + tokens, index))
+        self._step_ms = min(self._step_ms, 1000 * self._loads[index].deadline.tpot_s)
         self._count_stream(self._loads[index].model, 1)
 
     def _count_stream(self, model: int, change: int) -> None:
