@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
 from vivace.engine.forecast import Besides, Forecast, Load, StepLimits, advance, delay, forecast
-from vivace.engine.pacing import MIN_CHUNK_TOKENS
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, prompt_room_ms
 
 COST = StepCost(base_ms=1.0, token_ms=0.02, sequence_ms=0.05, context_ms=0.0)
 LIMITS = StepLimits(max_step_ms=10.0, max_batch_tokens=256)
@@ -33,8 +33,8 @@ def simulate(loads: list[Load], cost: StepCost, limits: StepLimits) -> list[Fore
     while any(item.answer for item in left):
         streams = [index for index, item in enumerate(left) if item.answer and not item.prompt]
         step_ms = cost.base_ms + len(streams) * (cost.token_ms + cost.sequence_ms)
-        step_limit_ms = min([limits.max_step_ms, *(1000 * loads[index].deadline.tpot_s for index in streams)])
-        room = max(int(MIN_CHUNK_TOKENS), int((step_limit_ms - step_ms) / cost.token_ms))
+        pace_ms = min((1000 * loads[index].deadline.tpot_s for index in streams), default=math.inf)
+        room = max(int(MIN_CHUNK_TOKENS), int(prompt_room_ms(step_ms, pace_ms, limits.max_step_ms) / cost.token_ms))
         waiting = [index for _, index in order if left[index].prompt]
         if not streams and len(waiting) == 1:
             room = left[waiting[0]].prompt

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from tests.fakes import make_request
 from vivace.budget import NO_BUDGET, Budget, OnDeadline
 from vivace.engine.cost import StepCost
-from vivace.engine.pacing import CATCH_UP_TOKENS, FLUSH_S, SAFETY, WORK_SAFETY, expiry, latest_start, pace_ms
+from vivace.engine.pacing import (
+    CATCH_UP_TOKENS,
+    FLUSH_S,
+    SAFETY,
+    WORK_SAFETY,
+    expiry,
+    latest_start,
+    pace_ms,
+    prompt_room_ms,
+)
 from vivace.engine.sequence import Sequence
 
 COST = StepCost(base_ms=2.0, token_ms=0.1, sequence_ms=0.4, context_ms=0.0)
@@ -37,6 +46,14 @@ def make(
 
 def test_a_stream_is_paced_by_its_time_per_token() -> None:
     assert pace_ms(make(Budget(tpot_ms=5.0)), NOW) == pytest.approx(5.0 * SAFETY)
+
+
+def test_prompts_get_what_streams_leave_of_a_step_and_a_share_beside_a_crowd() -> None:
+    assert prompt_room_ms(20.0, math.inf, 50.0) == 30.0
+    assert prompt_room_ms(20.0, 25.0, 50.0) == 5.0
+    assert prompt_room_ms(200.0, math.inf, 50.0) == 100.0
+    assert prompt_room_ms(200.0, 210.0, 50.0) == 10.0
+    assert prompt_room_ms(30.0, 25.0, 50.0) < 0
 
 
 def test_a_stream_with_a_total_is_paced_by_what_is_left_of_it_for_what_is_left_to_say() -> None:

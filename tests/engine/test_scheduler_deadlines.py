@@ -138,6 +138,15 @@ def test_a_prompt_without_a_deadline_does_not_lengthen_the_steps_of_one_with_a_h
     assert bench.steps_ms == [pytest.approx(1.0 + 90 * 0.1 + 0.4)]
 
 
+def test_a_prompt_that_was_begun_rises_with_those_that_still_wait() -> None:
+    """Else a crowd that has waited for a period would get before it, one after the other."""
+    bench = Bench(max_step_ms=4.0, ageing_ms=50.0)
+    for index in range(30):
+        bench.add(f"{index}", prompt=50, max_tokens=4)
+    ended = bench.finish()
+    assert max(abs(place - int(id)) for place, id in enumerate(ended)) <= 3
+
+
 def test_streams_of_the_same_priority_go_on_beside_a_prompt_that_has_time() -> None:
     bench = Bench()
     for index in range(4):

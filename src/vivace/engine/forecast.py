@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
-from vivace.engine.pacing import MIN_CHUNK_TOKENS
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, prompt_room_ms
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class _Run:
         self._limits = limits
         context = sum(load.context + load.prompt for load in loads) / len(loads) if loads else 0.0
         self._stream_ms = [cost.stream_ms(context) for cost in costs]
-        self._step_ms = limits.max_step_ms
+        self._pace_ms = math.inf
         """The longest that streams let a step become; of those that have ended too."""
         self._now_ms = besides.step_ms
         self._rounds = 0.0
@@ -142,7 +142,8 @@ class _Run:
         prompt = float(load.prompt)
         while prompt > 1e-6:
             base_ms = 0.0 if self._streaming[load.model] else cost.base_ms
-            chunk = max(MIN_CHUNK_TOKENS, (self._step_ms - self._round_ms - base_ms) / token_ms)
+            room_ms = prompt_room_ms(self._round_ms + base_ms, self._pace_ms, self._limits.max_step_ms)
+            chunk = max(MIN_CHUNK_TOKENS, room_ms / token_ms)
             if not any(self._streaming) and left <= prompt:
                 chunk = prompt  # alone
             chunk = min(chunk, self._limits.max_batch_tokens, left)
@@ -160,7 +161,7 @@ class _Run:
 
     def _begin_stream(self, index: int, tokens: int) -> None:
         heapq.heappush(self._streams, (self._rounds + tokens, index))
-        self._step_ms = min(self._step_ms, 1000 * self._loads[index].deadline.tpot_s)
+        self._pace_ms = min(self._pace_ms, 1000 * self._loads[index].deadline.tpot_s)
         self._count_stream(self._loads[index].model, 1)
 
     def _count_stream(self, model: int, change: int) -> None:

@@ -20,6 +20,8 @@ FLUSH_S = 0.002
 """From an answer's last token to its last byte."""
 CATCH_UP_TOKENS = 8
 """A stream that is behind its time per token is to have made up for it after so many tokens."""
+PROMPT_SHARE = 0.5
+"""Of what a step's streams take, prompts may add at least that much: else a crowd of streams would let none in."""
 MIN_CHUNK_TOKENS = 16
 """A prompt gets this many tokens into a step, whatever it costs, unless a stream's deadline says otherwise."""
 
@@ -34,6 +36,12 @@ def pace_ms(sequence: Sequence, now: float) -> float:
     if not _truncates(sequence):
         pace_s = min(pace_s, (deadline.total - now) / sequence.remaining())
     return 1000 * SAFETY * max(0.0, pace_s)
+
+
+def prompt_room_ms(streams_ms: float, pace_limit_ms: float, max_step_ms: float) -> float:
+    """The time for prompts in a step whose streams take `streams_ms`, and which may take `pace_limit_ms` by their
+    deadlines; not above 0 if there is none."""
+    return min(pace_limit_ms - streams_ms, max(max_step_ms - streams_ms, PROMPT_SHARE * streams_ms))
 
 
 def latest_start(sequence: Sequence, cost: StepCost | None, step_ms: float) -> float:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from vivace.batch import BLOCK_SIZE, Batch, Row, RunnerLimits
 from vivace.engine.blocks import BlockPool, Parent
 from vivace.engine.cost import CostModel, StepCost
-from vivace.engine.pacing import MIN_CHUNK_TOKENS, added_work_s, expiry, latest_start, pace_ms
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, added_work_s, expiry, latest_start, pace_ms, prompt_room_ms
 from vivace.engine.policy import POLICIES
 from vivace.engine.proposer import Ask
 from vivace.engine.request import PRIORITIES
@@ -47,7 +47,8 @@ class SchedulerConfig:
     ageing_ms: float = 5000.0
     """Whoever waits for this long rises by one priority."""
     max_step_ms: float = 50.0
-    """The longest that a prompt may make a step, by the cost model, while others are under way."""
+    """The longest that a prompt may make a step, by the cost model, while others are under way; beside streams that
+    take long themselves, half as long again as they do."""
     max_proposed: int = 0
     """Most tokens that are proposed for one sequence and step, to be verified together; 0 turns speculation off."""
 
@@ -261,6 +262,7 @@ class Scheduler:
             if sequence.slot == NO_SLOT:
                 continue  # preempted, just now, for another
             if not sequence.pending:
+                self._age(sequence, now)
                 halfway.append(sequence)
             elif sequence.computed < len(sequence.blocks) * BLOCK_SIZE or self._extend(sequence, now):
                 decoding.append(sequence)
@@ -269,6 +271,11 @@ class Scheduler:
             halfway = [sequence for sequence in halfway if sequence.slot != NO_SLOT]
         halfway.sort(key=lambda sequence: (*self._haste(sequence, now), *self._rank(sequence)), reverse=True)
         return decoding, halfway
+
+    def _age(self, sequence: Sequence, now: float) -> None:
+        """Let a prompt that was begun rise as if it still waited: else those that do would all get before it."""
+        periods = int(1000 * (now - sequence.request.arrived) / self._config.ageing_ms)
+        sequence.level = max(sequence.level, min(sequence.request.priority + periods, PRIORITIES[-1]))
 
     def _resting_level(self, halfway: list[Sequence], now: float) -> int:
         """The priority below which streams without a deadline sit out for prompts with one.
@@ -339,7 +346,8 @@ class Scheduler:
             return math.inf
         cost = self._cost.cost
         context = sum(sequence.computed for sequence in sequences)
-        return min(limit_ms, self._config.max_step_ms) - cost.step_ms(len(sequences), len(sequences), context)
+        streams_ms = cost.step_ms(len(sequences), len(sequences), context)
+        return prompt_room_ms(streams_ms, limit_ms, self._config.max_step_ms)
 
     def _next_prompt(self, halfway: list[Sequence], now: float) -> Sequence | None:
         """Whose tokens to compute next: one of those half-way, the last of the list first, or one that waits."""
