@@ -18,7 +18,6 @@ import click
 from vivace import __version__
 from vivace.errors import ConfigError, RequestError, VivaceError
 
-
 _ELSEWHERE = {"compress": "vivace.cli_compress"}
 """Commands by name, and the module that has a function of that name."""
 

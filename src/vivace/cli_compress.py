@@ -22,6 +22,12 @@ _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--calibration-tokens", type=int, help="How many of its tokens to look at.  [default: 16384]")
 @click.option("--sequence-length", type=int, help="In tokens.  [default: 256]")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="Of PyTorch. Default: its own choice; fewer are faster on cores that others use too.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run with the same arguments was cut off.")
 @click.option("--json", "as_json", is_flag=True, help="Print recipe.json, not a summary.")
 def compress(
@@ -33,6 +39,7 @@ def compress(
     calibration_tokens: int | None,
     sequence_length: int | None,
     seed: int,
+    threads: int,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +62,7 @@ def compress(
         data=data,
         calibration=CalibrationConfig(**{name: value for name, value in given.items() if value is not None}),
         seed=seed,
+        threads=threads,
         resume=resume,
         progress=partial(show_progress, output=sys.stderr),
     )

@@ -4,29 +4,55 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.compress.variants import (
-    largest_difference,
+    CALIBRATION,
     score_with_engine,
     score_with_transformers,
+    write_conversations,
     write_model,
 )
 from vivace.compress import compress
 from vivace.errors import VivaceError
+from vivace.models.compressed import QuantizedTensor
+from vivace.models.model import open_model
+from vivace.models.weights import read_weights
 
-TOLERANCE = 0.1
-"""Nats of a token's log-probability between transformers and the engine, both with int8 activations; the random models
-here are far less smooth than trained ones."""
+TOLERANCE = 0.25
+"""Nats by which a token's log-probability may differ in the mean between the engine, which rounds activations in its own
+way, and transformers. The models here are random and much rougher than trained ones; of `mini` it is about 0.03."""
+
+RECIPES = ["int8", "int8(activations=none)", "int4", "int4(group_size=128)", "int4(method=awq)", "int4(method=gptq)"]
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int8(activations=none)", "int4", "int4(group_size=128)"])
+@pytest.mark.parametrize("recipe", [*RECIPES, "int4(method=importance, correct=bias)"])
 def test_what_is_written_runs_alike_in_transformers_and_in_the_engine(recipe: str, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model", "bfloat16")
-    compress(model, recipe, tmp_path / "out")
+    model, data = write_model(tmp_path / "model", "bfloat16"), write_conversations(tmp_path / "data.jsonl")
+    compress(model, recipe, tmp_path / "out", data=data, calibration=CALIBRATION)
     engine, transformers = score_with_engine(tmp_path / "out"), score_with_transformers(tmp_path / "out")
-    assert largest_difference(engine, transformers) < TOLERANCE
-    assert largest_difference(engine, score_with_engine(model)) > 1e-3
+    assert np.abs(engine - transformers).mean() < TOLERANCE
+    assert np.abs(engine - score_with_engine(model)).mean() > 0.05
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int4", "int4(group_size=64, method=rtn)"])
+def test_the_engine_reads_the_very_weights_that_transformers_does(recipe: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    compress(write_model(tmp_path / "model", "bfloat16"), recipe, tmp_path / "out")
+    opened = open_model(str(tmp_path / "out"))
+    ours = read_weights(opened.config, opened.open_checkpoint())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    model(torch.tensor([[1, 2]]))  # the library unpacks when first used
+    theirs = model.model.layers[1]
+    for linear, module in (
+        (ours.layers[1].query, theirs.self_attn.q_proj),
+        (ours.layers[1].down, theirs.mlp.down_proj),
+    ):
+        assert isinstance(linear.weight, QuantizedTensor)
+        assert np.array_equal(linear.weight.to_f32(), module.weight.detach().numpy())
 
 
 def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from tests.checkpoints import Dtype, write_llama
 from vivace.compress import CalibrationConfig
 from vivace.llm import load
 
-WORDS = "the order has not come yet and I want my money back please tell me when it will be sent".split()
+TEXT = "the order has not come yet and I want my money back please tell me when it will be sent"
+WORDS = TEXT.split(" ")
 PROMPT = "the order has not come yet and I want my money back"
 CALIBRATION = CalibrationConfig(tokens=512, length=64, held_out=128)
 
@@ -58,7 +58,3 @@ def score_with_transformers(directory: Path, prompt: str = PROMPT) -> NDArray[np
         scores = torch.log_softmax(model(ids).logits[0].double(), -1)
     found: NDArray[np.float64] = scores[:-1].gather(1, ids[0, 1:, None])[:, 0].numpy()
     return found
-
-
-def largest_difference(left: Sequence[float] | NDArray[Any], right: Sequence[float] | NDArray[Any]) -> float:
-    return float(np.abs(np.asarray(left) - np.asarray(right)).max())

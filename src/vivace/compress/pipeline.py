@@ -44,12 +44,14 @@ def compress(
     data: str | os.PathLike[str] | None = None,
     calibration: CalibrationConfig | None = None,
     seed: int = 0,
+    threads: int = 0,
     resume: bool = False,
     progress: ShowProgress | None = None,
 ) -> dict[str, Any]:
     """Make a smaller model of `model` and write it to the directory `out`; what recipe.json says of it.
 
-    `steps` is a recipe as text, or steps. `data` is a file of conversations or text to calibrate on. With `resume`, go on
+    `steps` is a recipe as text, or steps. `data` is a file of conversations or text to calibrate on. `threads` are PyTorch's, 0 its own
+    choice. With `resume`, go on
     where a run with the same arguments was killed. Everything that can be refused is, before any work: raises
     `RecipeError`, `DataError`, `ConfigError` or a `ModelError` that says what to change.
     """
@@ -64,6 +66,10 @@ def compress(
         raise ConfigError(f"seed is {seed}; it must be 0 to 2**32 - 1.")
     text = _calibrate(opened, recipe, None if data is None else Path(data), calibration or CalibrationConfig(), seed)
     require_libraries()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     plan = {
         "model": opened.name,
         "model_sha256": hash_files(opened.directory),
@@ -72,7 +78,9 @@ def compress(
         "calibration": None if text is None else {"sha256": text.digest} | asdict(calibration or CalibrationConfig()),
     }
     run = _Run(opened, recipe, Path(out), plan, None if data is None else Path(data), text, seed)
-    return run.go(_open_state(Path(out), plan, resume=resume), progress or (lambda label: nullcontext(lambda share: None)))
+    return run.go(
+        _open_state(Path(out), plan, resume=resume), progress or (lambda label: nullcontext(lambda share: None))
+    )
 
 
 def require_libraries() -> None:

@@ -100,9 +100,7 @@ class Int4:
         from vivace.compress.rounding import Format
 
         formats = dict.fromkeys(name_linears(variant), Format(4, self.group_size, variant.dtype))
-        how = Quantization(
-            self.method, self.correct, self.activations, self.act_order, self.damping, self.branch_rank
-        )
+        how = Quantization(self.method, self.correct, self.activations, self.act_order, self.damping, self.branch_rank)
         return quantize_layers(variant, work, how, formats)
 
 

@@ -69,7 +69,9 @@ def build_recipe(value: object, place: str = "The recipe") -> tuple[Step, ...]:
     if isinstance(value, dict) and set(value) == {"steps"}:
         value = value["steps"]
     if not isinstance(value, list):
-        raise RecipeError(f"{place} must be a list of steps, alone or under `steps`, such as `- int4: {{method: awq}}`.")
+        raise RecipeError(
+            f"{place} must be a list of steps, alone or under `steps`, such as `- int4: {{method: awq}}`."
+        )
     return _check_number(tuple(_build_entry(entry, place) for entry in value[: MAX_STEPS + 1]))
 
 

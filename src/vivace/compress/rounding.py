@@ -99,7 +99,9 @@ def round_nearest(weight: Tensor, format: Format) -> Integers:
     return apply_scales(weight, find_scales(weight, format), format)
 
 
-def search_scales(weight: Tensor, format: Format, *, importance: Tensor | None = None, moment: Tensor | None = None) -> Tensor:
+def search_scales(
+    weight: Tensor, format: Format, *, importance: Tensor | None = None, moment: Tensor | None = None
+) -> Tensor:
     """For each group the scale with the least error, [out, groups].
 
     `importance` [in] weighs the squared error of each input's weights; `moment` [in, in], E[x xᵀ], makes it the squared

@@ -128,7 +128,9 @@ def _find_stored_type(directory: Path) -> Any:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     if name not in _STORED:
-        raise UnsupportedModelError(f"{directory}/config.json: dtype is {name!r}; it must be one of {', '.join(_STORED)}.")
+        raise UnsupportedModelError(
+            f"{directory}/config.json: dtype is {name!r}; it must be one of {', '.join(_STORED)}."
+        )
     return _STORED[name]
 
 
