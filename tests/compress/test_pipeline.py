@@ -21,8 +21,8 @@ from vivace.models.model import open_model
 from vivace.models.weights import read_weights
 
 TOLERANCE = 0.25
-"""Nats by which a token's log-probability may differ in the mean between the engine, which rounds activations in its own
-way, and transformers. The models here are random and much rougher than trained ones; of `mini` it is about 0.03."""
+"""Nats by which a token's log-probability may differ in the mean between the engine, which rounds activations in its
+own way, and transformers. The models here are random and much rougher than trained ones; of `mini` it is about 0.03."""
 
 RECIPES = ["int8", "int8(activations=none)", "int4", "int4(group_size=128)", "int4(method=awq)", "int4(method=gptq)"]
 

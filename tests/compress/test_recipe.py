@@ -42,10 +42,8 @@ def test_a_recipe_is_the_same_as_text_and_as_a_list(steps: list[Step]) -> None:
 
 @given(st.text(max_size=60) | st.text(alphabet='int48()=,[]"0.9-e method group_size true', max_size=60))
 def test_any_text_is_a_recipe_or_refused(text: str) -> None:
-    try:
+    with suppress(RecipeError):
         assert parse_recipe(text)
-    except RecipeError as error:
-        assert str(error).endswith((".", "`."))
 
 
 @given(

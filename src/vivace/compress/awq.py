@@ -1,12 +1,13 @@
 """Activation-aware weight quantisation (Lin et al., 2023, arXiv:2306.00978): room for the weights of large inputs.
 
 Inputs of linears are divided by a scale and the weights that read them multiplied by it, so that the function stays the
-same and weights that matter lose less in rounding. The division goes into what makes the inputs: a norm's weight, or the
-outputs of the linear before (value before output, up before down). With fewer value heads than heads, those that share one
-share its scales.
+same and weights that matter lose less in rounding. The division goes into what makes the inputs: a norm's weight, or
+the outputs of the linear before (value before output, up before down). With fewer value heads than heads, those that
+share one share its scales.
 
-A scale is E[x²] ** (α / 2), α from a grid; what is minimised is the squared error of the outputs, summed over the linears
-that read the same inputs, each relative to its own outputs. The paper uses E|x| and the error of the whole block.
+A scale is E[x²] ** (alpha / 2), alpha from a grid; what is minimised is the squared error of the outputs, summed over
+the linears that read the same inputs, each relative to its own outputs. The paper uses E|x| and the error of the whole
+block.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def find_folds(config: Any, layer: Any) -> Iterator[Fold]:
 
 
 def fold_scales(layer: Any, fold: Fold, moments: Moments, formats: Mapping[str, Format], dtype: Any) -> float:
-    """Find the best scale for the consumers that have a format, and fold it in; α, 0 where nothing is gained.
+    """Find the best scale for the consumers that have a format, and fold it in; alpha, 0 where nothing is gained.
 
     The moments become those of the new inputs. `dtype` is the type that norms are stored in.
     """

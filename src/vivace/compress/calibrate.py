@@ -2,7 +2,8 @@
 
 Read are JSON lines, each with `messages`, `text`, or `context`, `question` and `answers`, and plain text; either may be
 compressed with gzip. Records are shuffled by the seed, put through the chat template where they are conversations,
-and laid end to end into sequences of one length. Imports no torch: data that is too short is refused before that is loaded.
+and laid end to end into sequences of one length. Imports no torch: data that is too short is refused before that is
+loaded.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def correct_bias(linear: Any, off: Any, moments: Moments, dtype: Any) -> Any:
 
 
 def measure_branch(off: Any, weight: Any, moment: Any, rank: int) -> float:
-    """The relative output error that the best branch of that rank would leave: of off · moment · offᵀ, what is not in its
-    largest eigenvalues."""
+    """The relative output error that the best branch of that rank would leave: of off · moment · offᵀ, what is not in
+    its largest eigenvalues."""
     values = torch.linalg.eigvalsh(off @ moment @ off.T).clamp(min=0)
     whole = ((weight @ moment) * weight).sum()
     return float(values[: max(len(values) - rank, 0)].sum() / whole) if whole > 0 else 0.0

@@ -1,8 +1,8 @@
 """GPTQ (Frantar et al., 2022, arXiv:2210.17323): inputs are rounded in turn, and those to come make up for the error.
 
 Scales are found before, for all groups, so that any order of the inputs leaves groups where they are (act-order with
-static groups); they are those of `search_scales`, by the error of the outputs. Ours, not the paper's: there is no update
-of scales as weights move.
+static groups); they are those of `search_scales`, by the error of the outputs. Ours, not the paper's: there is no
+update of scales as weights move.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def round_in_turn(weight: Any, moment: Any, format: Format, *, act_order: bool, 
 
 
 def _round_columns(rest: Any, scales: Any, factor: Any, format: Format) -> Any:
-    """int8 codes [out, in]; `rest` is worked on in place. `factor` is the upper Cholesky factor of the inverse moment."""
-    codes = torch.empty(rest.shape, dtype=torch.int8)
+    """int8 codes [out, in]; `rest` is worked on in place. `factor` is the upper Cholesky factor of the inverse
+    moment.""" codes = torch.empty(rest.shape, dtype=torch.int8)
     width = rest.shape[1]
     for first in range(0, width, BLOCK):
         last = min(first + BLOCK, width)

@@ -1,7 +1,8 @@
 """Quantises a decoder one layer after the other. Needs torch; settings come from the steps in `quantize.py`.
 
 Each layer is written to the step's scratch directory once it is done, and read from there when a run is resumed. With
-`gptq` a layer sees what the quantised layers before it make of the text; with the other methods, what the original ones do.
+`gptq` a layer sees what the quantised layers before it make of the text; with the other methods, what the original
+ones do.
 """
 
 from __future__ import annotations

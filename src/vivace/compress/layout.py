@@ -1,8 +1,8 @@
 """Integers as the compressed-tensors library (0.12 and later) stores them, and the config that says so.
 
-int4 in groups is `pack-quantized`: `weight_packed`, int32, eight codes of an output to a word, the first in its lowest bits,
-each code plus 8. int8 is `int-quantized`: `weight` is int8. Each group of settings names its own format, since the library
-would otherwise infer another from bits and activations. Read by `vivace.models.compressed`.
+int4 in groups is `pack-quantized`: `weight_packed`, int32, eight codes of an output to a word, the first in its lowest
+bits, each code plus 8. int8 is `int-quantized`: `weight` is int8. Each group of settings names its own format, since
+the library would otherwise infer another from bits and activations. Read by `vivace.models.compressed`.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def compress(
 ) -> dict[str, Any]:
     """Make a smaller model of `model` and write it to the directory `out`; what recipe.json says of it.
 
-    `steps` is a recipe as text, or steps. `data` is a file of conversations or text to calibrate on. `threads` are PyTorch's, 0 its own
-    choice. With `resume`, go on
+    `steps` is a recipe as text, or steps. `data` is a file of conversations or text to calibrate on. `threads` are
+    PyTorch's, 0 its own choice. With `resume`, go on
     where a run with the same arguments was killed. Everything that can be refused is, before any work: raises
     `RecipeError`, `DataError`, `ConfigError` or a `ModelError` that says what to change.
     """

@@ -1,8 +1,8 @@
 """The steps that quantise: `int8` and `int4`. Their settings and what is checked before any work.
 
-How it is done stands in `layerwise.py`, which needs torch. A quantised linear stays as it is under every `--quantize` of the
-engine; embedding and head are left in the checkpoint's own type, and the engine packs them as it loads (int8, for `int8`
-and `int4`).
+How it is done stands in `layerwise.py`, which needs torch. A quantised linear stays as it is under every `--quantize`
+of the engine; embedding and head are left in the checkpoint's own type, and the engine packs them as it loads (int8,
+for `int8` and `int4`).
 """
 
 from __future__ import annotations

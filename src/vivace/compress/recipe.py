@@ -3,8 +3,8 @@
     recipe = step ("," step)*              step  = name ["(" [setting ("," setting)*] ")"]
     setting = [name "="] value             value = number | true | false | null | word | "text" | "[" values "]"
 
-Settings without a name are those of the step's fields in their order. In YAML a recipe is a list, alone or under `steps`,
-whose entries are a step's name, or the name with its settings:
+Settings without a name are those of the step's fields in their order. In YAML a recipe is a list, alone or under
+`steps`, whose entries are a step's name, or the name with its settings:
 
     steps:
       - drop_layers: {share: 0.25}

@@ -1,7 +1,7 @@
 """Weights to integers and back, and how much was lost.
 
-Symmetric throughout: a weight is code * scale. int8 has a scale for each output and codes of -127 to 127; int4 has one for
-each group of inputs of an output, and codes of -8 to 7. Scales are rounded to the type the checkpoint stores them in, and
+Symmetric throughout: a weight is code * scale. int8 has a scale for each output and codes of -127 to 127; int4 has one
+for each group of inputs of an output, and codes of -8 to 7. Scales are rounded to the type the checkpoint stores them in, and
 to f16, in which the engine holds those of int4, *before* codes are chosen: what is measured here is what will run.
 
 - `round_nearest`: the largest weight decides the scale.
@@ -88,8 +88,8 @@ def apply_scales(weight: Tensor, scales: Tensor, format: Format) -> Integers:
 
 
 def find_scales(weight: Tensor, format: Format) -> Tensor:
-    """Those at which nothing is clipped, [out, groups]: the largest weight on the highest code, but for int4 half a step
-    further, as the compressed-tensors library has it."""
+    """Those at which nothing is clipped, [out, groups]: the largest weight on the highest code, but for int4 half a
+    step further, as the compressed-tensors library has it."""
     largest = format.split(weight).abs().amax(-1)
     return round_scales(largest / (7.5 if format.bits == 4 else 127.0), format)
 

@@ -1,8 +1,8 @@
 """A model on its way through a recipe: in memory with transformers, and from and to a Hugging Face directory.
 
-Weights are float32 in memory, whatever the checkpoint stores; what is written is in the checkpoint's own type again, and
-linears that were quantised as `compressed-tensors` has them. The whole model is in memory: 4 bytes a parameter. Knows no
-step.
+Weights are float32 in memory, whatever the checkpoint stores; what is written is in the checkpoint's own type again,
+and linears that were quantised as `compressed-tensors` has them. The whole model is in memory: 4 bytes a parameter.
+Knows no step.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def find_linears(layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def open_variant(directory: Path, dtype: Any = None) -> Variant:
-    """Read a Hugging Face directory, to be stored as `dtype` again, or else as it is stored now. Raises `CheckpointError` or `UnsupportedModelError`."""
-    try:
+    """Read a Hugging Face directory, to be stored as `dtype` again, or else as it is stored now. Raises
+    `CheckpointError` or `UnsupportedModelError`.""" try:
         with _hush():
             model = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
