@@ -29,6 +29,7 @@ ALLOWED = {
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
     "bench": "errors budget bench",
+    "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",

@@ -2,6 +2,7 @@
 
     VivaceError
     ├── ConfigError                 a setting or option that cannot be used
+    ├── DataError                   a data file that cannot be read as what it should be
     ├── ModelError
     │   ├── ModelNotFoundError      no such directory, and no such model on the hub
     │   ├── CheckpointError         a file is missing, truncated, or contradicts itself
@@ -27,6 +28,10 @@ class VivaceError(Exception):
 
 class ConfigError(VivaceError):
     """A setting or option that cannot be used."""
+
+
+class DataError(VivaceError):
+    """A data file cannot be read, or holds what it must not."""
 
 
 class ModelError(VivaceError):
