@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from typing import Any, TextIO
 
 import click
@@ -19,8 +20,22 @@ from vivace.cli_eval import evaluate_command
 from vivace.errors import ConfigError, RequestError, VivaceError
 
 
+_ELSEWHERE = {"compress": "vivace.cli_compress"}
+"""Commands by name, and the module that has a function of that name."""
+
+
 class _Group(click.Group):
-    """Turns our own errors into one line on standard error and exit status 1."""
+    """Turns our own errors into one line on standard error and exit status 1, and imports commands that have a file of
+    their own when they are asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *_ELSEWHERE])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _ELSEWHERE:
+            return super().get_command(context, name)
+        command: click.Command = getattr(import_module(_ELSEWHERE[name]), name)
+        return command
 
     def invoke(self, context: click.Context) -> Any:
         try:

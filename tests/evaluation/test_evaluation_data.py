@@ -80,11 +80,11 @@ def test_one_file_holds_one_kind(tmp_path: Path) -> None:
 
 
 def test_a_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "MAX_DATA_BYTES", 1000)
+    monkeypatch.setattr(data, "MAX_DATA_BYTES", 2000)
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"a" * 10**6))
     with pytest.raises(DataError, match="once unpacked"):
         read_data(tmp_path / "d.txt.gz")
-    (tmp_path / "d.txt").write_bytes(b"a" * 1001)
+    (tmp_path / "d.txt").write_bytes(b"a" * 2001)
     with pytest.raises(DataError, match="larger than"):
         read_data(tmp_path / "d.txt")
 
