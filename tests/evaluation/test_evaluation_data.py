@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vivace.errors import DataError
@@ -128,6 +128,7 @@ def read_or_refuse(path: Path) -> data.Data | str:
         return str(error)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(_NAMES, _VALUES | st.just([{"role": "user", "content": "x"}]), max_size=4), max_size=3))
 def test_any_objects_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, records: list[object]) -> None:
     path = write_lines(tmp_path_factory.mktemp("fuzz") / "d.jsonl", *records)
@@ -135,6 +136,7 @@ def test_any_objects_are_read_or_refused(tmp_path_factory: pytest.TempPathFactor
     assert str(path) in found if isinstance(found, str) else found.records
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60), st.sampled_from(["d.jsonl", "d.txt", "d", "d.gz"]))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
     path = tmp_path_factory.mktemp("fuzz") / name

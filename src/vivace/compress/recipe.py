@@ -24,11 +24,22 @@ from typing import Any, cast
 
 import msgspec
 
+from vivace.compress.distill import Distill, Draft
+from vivace.compress.finetune import Finetune
+from vivace.compress.low_rank import LowRank
+from vivace.compress.prune import DropLayers, Magnitude, PruneHeads, PruneWidth, Wanda
+from vivace.compress.qat import Qat
 from vivace.compress.quantize import Int4, Int8
 from vivace.compress.step import Step
 from vivace.errors import RecipeError
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in cast(Sequence[type[Step]], (Int8, Int4))}
+STEPS: dict[str, type[Step]] = {
+    step.name: step
+    for step in cast(
+        Sequence[type[Step]],
+        (DropLayers, PruneWidth, PruneHeads, Magnitude, Wanda, LowRank, Draft, Distill, Finetune, Qat, Int8, Int4),
+    )
+}
 """Every step there is, by what recipes call it."""
 
 MAX_RECIPE_BYTES = 1 << 16
@@ -69,7 +80,9 @@ def build_recipe(value: object, place: str = "The recipe") -> tuple[Step, ...]:
     if isinstance(value, dict) and set(value) == {"steps"}:
         value = value["steps"]
     if not isinstance(value, list):
-        raise RecipeError(f"{place} must be a list of steps, alone or under `steps`, such as `- int4: {{method: awq}}`.")
+        raise RecipeError(
+            f"{place} must be a list of steps, alone or under `steps`, such as `- int4: {{method: awq}}`."
+        )
     return _check_number(tuple(_build_entry(entry, place) for entry in value[: MAX_STEPS + 1]))
 
 

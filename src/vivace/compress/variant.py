@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from vivace.compress.layout import describe_quantization, store_integers
+from vivace.compress.rebuild import needs_rebuild, read_changes, rebuild
 from vivace.compress.rounding import Integers
 from vivace.errors import CheckpointError, UnsupportedModelError
 
@@ -58,6 +59,8 @@ class Variant:
     """By the linear's name in the model, whose weight is what these make again."""
     activations: bool = False
     """Whether the written config declares the engine's int8 activations."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of config.json that transformers' own config cannot hold."""
 
     @property
     def layers(self) -> Any:
@@ -100,6 +103,9 @@ def find_linears(layer: Any) -> Iterator[tuple[str, Any]]:
 
 def open_variant(directory: Path, dtype: Any = None) -> Variant:
     """Read a Hugging Face directory, to be stored as `dtype` again, or else as it is stored now. Raises `CheckpointError` or `UnsupportedModelError`."""
+    if needs_rebuild(directory):
+        model = rebuild(directory).eval().requires_grad_(False)
+        return Variant(model, directory, dtype or _find_stored_type(directory), changes=read_changes(directory))
     try:
         with _hush():
             model = AutoModelForCausalLM.from_pretrained(
@@ -128,7 +134,9 @@ def _find_stored_type(directory: Path) -> Any:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     if name not in _STORED:
-        raise UnsupportedModelError(f"{directory}/config.json: dtype is {name!r}; it must be one of {', '.join(_STORED)}.")
+        raise UnsupportedModelError(
+            f"{directory}/config.json: dtype is {name!r}; it must be one of {', '.join(_STORED)}."
+        )
     return _STORED[name]
 
 
@@ -142,6 +150,7 @@ def write_variant(variant: Variant, directory: Path, *, whole: bool = False) -> 
     values["architectures"] = [type(variant.model).__name__]
     values.pop("torch_dtype", None)
     values.pop("quantization_config", None)
+    values |= variant.changes
     if variant.quantized:
         linears = [name for name, module in variant.model.named_modules() if isinstance(module, torch.nn.Linear)]
         values["quantization_config"] = describe_quantization(
