@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vivace.compress.step import Report, Shape, Work
 from vivace.errors import RecipeError
 from vivace.models.compressed import Setting
-from vivace.models.config import ModelConfig
+from vivace.models.config import MAX_WIDTH, ModelConfig
 
 if TYPE_CHECKING:
     from vivace.compress.variant import Variant
@@ -46,11 +46,11 @@ class Int8:
         return _check_quantize(self.name, shape, Setting(8, False, True, 0))
 
     def apply(self, variant: Variant, work: Work) -> Report:
-        from vivace.compress.layerwise import Quantization, quantize_layers
+        from vivace.compress.layerwise import Quantization, name_linears, quantize_layers
         from vivace.compress.rounding import Format
 
-        format = Format(8, 0, variant.dtype)
-        return quantize_layers(variant, work, Quantization(format, "rtn", self.correct, self.activations))
+        formats = dict.fromkeys(name_linears(variant), Format(8, 0, variant.dtype))
+        return quantize_layers(variant, work, Quantization("rtn", self.correct, self.activations), formats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,23 @@ class Int4:
     """gptq: begin with the largest inputs."""
     damping: float = 0.01
     """gptq: share of the mean of the moments' diagonal that is added to it."""
+    branch_rank: int = 0
+    """Report too what a low-rank branch of that rank beside each linear would bring. It is not written: a standard
+    checkpoint has no place for it."""
     activations: Activations = "int8"
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
             raise RecipeError(f"int4: damping is {self.damping}; it must be above 0 and at most 1.")
+        if not 0 <= self.branch_rank <= MAX_WIDTH:
+            raise RecipeError(f"int4: branch_rank is {self.branch_rank}; it must be 0 (none) to {MAX_WIDTH}.")
 
     @property
     def needs_data(self) -> bool:
-        return self.method in CALIBRATED or self.correct != "none"
+        return self.method in CALIBRATED or self.correct != "none" or self.branch_rank > 0
 
     def check(self, shape: Shape) -> Shape:
+        check_rank(self.name, "branch_rank", self.branch_rank, shape)
         for width in sorted(find_widths(shape.config)):
             if width % self.group_size:
                 fitting = [size for size in (32, 64) if size < self.group_size and width % size == 0]
@@ -90,27 +96,28 @@ class Int4:
         return _check_quantize(self.name, shape, Setting(4, True, True, self.group_size))
 
     def apply(self, variant: Variant, work: Work) -> Report:
-        from vivace.compress.layerwise import Quantization, quantize_layers
+        from vivace.compress.layerwise import Quantization, name_linears, quantize_layers
         from vivace.compress.rounding import Format
 
-        return quantize_layers(
-            variant,
-            work,
-            Quantization(
-                Format(4, self.group_size, variant.dtype),
-                self.method,
-                self.correct,
-                self.activations,
-                self.act_order,
-                self.damping,
-            ),
+        formats = dict.fromkeys(name_linears(variant), Format(4, self.group_size, variant.dtype))
+        how = Quantization(
+            self.method, self.correct, self.activations, self.act_order, self.damping, self.branch_rank
         )
+        return quantize_layers(variant, work, how, formats)
 
 
 def find_widths(config: ModelConfig) -> set[int]:
     """The numbers of inputs that linears of the decoder have."""
     inner = {layer.intermediate_size for layer in config.layers}
     return {config.hidden_size, config.heads * config.head_dim} | inner
+
+
+def check_rank(step: str, name: str, rank: int, shape: Shape) -> None:
+    """Raise `RecipeError` for a rank above that of the smallest linear."""
+    config = shape.config
+    smallest = min(find_widths(config) | {config.kv_heads * config.head_dim})
+    if rank > smallest:
+        raise RecipeError(f"{step}: {name} is {rank}; the smallest linear of this model has rank {smallest} at most.")
 
 
 def _check_quantize(step: str, shape: Shape, setting: Setting) -> Shape:
