@@ -29,7 +29,8 @@ ALLOWED = {
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
     "bench": "errors budget bench",
-    "compress": "errors models tokenizer compress",
+    "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
+    "compress": "errors models tokenizer evaluation compress",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",

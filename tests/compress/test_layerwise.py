@@ -98,14 +98,19 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_model(
         run(files, recipe, out)
     assert not (out / "config.json").exists()
     monkeypatch.setattr(layerwise, "_quantize_layer", original)
-    loaded = []
-    monkeypatch.setattr(layerwise, "_load_layer", lambda *arguments: loaded.append(0) or load(*arguments))
+    loaded: list[str] = []
+
+    def count(*arguments: Any) -> Any:
+        loaded.append(arguments[1])
+        return load(*arguments)
+
+    monkeypatch.setattr(layerwise, "_load_layer", count)
     with pytest.raises(Exception, match="Add --resume"):
         run(files, recipe, out)
     with pytest.raises(Exception, match="another seed"):
         run(files, recipe, out, resume=True, seed=5)
     run(files, recipe, out, resume=True)
-    assert loaded == [0]
+    assert loaded == ["model.layers.0."]
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 

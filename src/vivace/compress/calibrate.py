@@ -80,8 +80,8 @@ def read_calibration(
             break
     if len(ids) < needed + length:
         raise DataError(
-            f"{path} holds {len(ids):,} tokens of this model; calibration takes {needed + length:,} at least (the inputs "
-            f"of its widest linear, and a sequence of {length} to measure on). Give a longer file."
+            f"{path} holds {len(ids):,} tokens of this model; calibration takes {needed + length:,} at least (the "
+            f"inputs of its widest linear, and a sequence of {length} to measure on). Give a longer file."
         )
     sequences = [tuple(ids[place : place + length]) for place in range(0, len(ids) - length + 1, length)]
     aside = min(config.held_out // length, len(sequences) - -(-needed // length))

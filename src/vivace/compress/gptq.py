@@ -36,7 +36,8 @@ def round_in_turn(weight: Any, moment: Any, format: Format, *, act_order: bool, 
 
 def _round_columns(rest: Any, scales: Any, factor: Any, format: Format) -> Any:
     """int8 codes [out, in]; `rest` is worked on in place. `factor` is the upper Cholesky factor of the inverse
-    moment.""" codes = torch.empty(rest.shape, dtype=torch.int8)
+    moment."""
+    codes = torch.empty(rest.shape, dtype=torch.int8)
     width = rest.shape[1]
     for first in range(0, width, BLOCK):
         last = min(first + BLOCK, width)

@@ -64,8 +64,8 @@ def quantize_layers(variant: Variant, work: Work, how: Quantization, formats: Ma
     report: Report = {"activations_declared": variant.activations} | _summarize(rows)
     if how.branch_rank:
         report["branch_note"] = (
-            f"branch_error is what a branch of rank {how.branch_rank} beside each linear would leave. Neither a standard "
-            "checkpoint nor the engine has a place for one, so that none was written."
+            f"branch_error is what a branch of rank {how.branch_rank} beside each linear would leave. Neither a "
+            "standard checkpoint nor the engine has a place for one, so that none was written."
         )
     return report | {"linears": rows}
 
@@ -116,7 +116,8 @@ def _do_layer(
 
 def _find_prefix(variant: Variant, index: int) -> str:
     layer = variant.layers[index]
-    return next(name for name, module in variant.model.named_modules() if module is layer) + "."
+    name: str = next(name for name, module in variant.model.named_modules() if module is layer)
+    return f"{name}."
 
 
 def _quantize_layer(

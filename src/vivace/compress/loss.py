@@ -11,7 +11,8 @@ import torch
 
 def measure_loss(model: Any, sequences: Iterable[Sequence[int]]) -> float | None:
     """Mean negative log-likelihood of a token given those before it in its sequence, in nats. None without
-    sequences.""" total, count = 0.0, 0
+    sequences."""
+    total, count = 0.0, 0
     with torch.inference_mode():
         for sequence in sequences:
             ids = torch.tensor([sequence])

@@ -121,7 +121,8 @@ def _open_state(out: Path, plan: dict[str, Any], *, resume: bool) -> Path:
         known = before if isinstance(before, dict) else {}
         changed = [name for name in plan if known.get(name) != plan[name]]
         raise ConfigError(
-            f"{out} holds a run with another {', '.join(changed) or 'plan'}. Give what it was begun with, or remove {out}."
+            f"{out} holds a run with another {', '.join(changed) or 'plan'}. Give what it was begun with, or "
+            f"remove {out}."
         )
     return state
 

@@ -90,8 +90,8 @@ class Int4:
                 fitting = [size for size in (32, 64) if size < self.group_size and width % size == 0]
                 remedy = f"group_size={fitting[-1]}" if fitting else "int8"
                 raise RecipeError(
-                    f"int4: groups of {self.group_size} do not divide the {width} inputs of some linears of this model. "
-                    f"Use {remedy}."
+                    f"int4: groups of {self.group_size} do not divide the {width} inputs of some linears of this "
+                    f"model. Use {remedy}."
                 )
         return _check_quantize(self.name, shape, Setting(4, True, True, self.group_size))
 

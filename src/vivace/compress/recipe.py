@@ -24,11 +24,22 @@ from typing import Any, cast
 
 import msgspec
 
+from vivace.compress.distill import Distill, Draft
+from vivace.compress.finetune import Finetune
+from vivace.compress.low_rank import LowRank
+from vivace.compress.prune import DropLayers, Magnitude, PruneHeads, PruneWidth, Wanda
+from vivace.compress.qat import Qat
 from vivace.compress.quantize import Int4, Int8
 from vivace.compress.step import Step
 from vivace.errors import RecipeError
 
-STEPS: dict[str, type[Step]] = {step.name: step for step in cast(Sequence[type[Step]], (Int8, Int4))}
+STEPS: dict[str, type[Step]] = {
+    step.name: step
+    for step in cast(
+        Sequence[type[Step]],
+        (DropLayers, PruneWidth, PruneHeads, Magnitude, Wanda, LowRank, Draft, Distill, Finetune, Qat, Int8, Int4),
+    )
+}
 """Every step there is, by what recipes call it."""
 
 MAX_RECIPE_BYTES = 1 << 16

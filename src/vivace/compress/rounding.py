@@ -1,8 +1,8 @@
 """Weights to integers and back, and how much was lost.
 
 Symmetric throughout: a weight is code * scale. int8 has a scale for each output and codes of -127 to 127; int4 has one
-for each group of inputs of an output, and codes of -8 to 7. Scales are rounded to the type the checkpoint stores them in, and
-to f16, in which the engine holds those of int4, *before* codes are chosen: what is measured here is what will run.
+for each group of inputs of an output, and codes of -8 to 7. Scales are rounded to the type the checkpoint stores them
+in, and to f16, in which the engine holds those of int4, *before* codes are chosen: what is measured here is what will run.
 
 - `round_nearest`: the largest weight decides the scale.
 - `search_scales`: of a list of scales, for each group the one with the least error; either plain squared error of the
@@ -52,7 +52,7 @@ class Format:
     def count_bytes(self, out: int, width: int) -> int:
         """Of codes and scales of a linear."""
         groups = width // self.group_size if self.group_size else 1
-        return out * width * self.bits // 8 + out * groups * self.dtype.itemsize
+        return out * width * self.bits // 8 + out * groups * int(self.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from vivace.compress.layout import describe_quantization, store_integers
+from vivace.compress.rebuild import needs_rebuild, read_changes, rebuild
 from vivace.compress.rounding import Integers
 from vivace.errors import CheckpointError, UnsupportedModelError
 
@@ -58,6 +59,8 @@ class Variant:
     """By the linear's name in the model, whose weight is what these make again."""
     activations: bool = False
     """Whether the written config declares the engine's int8 activations."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of config.json that transformers' own config cannot hold."""
 
     @property
     def layers(self) -> Any:
@@ -100,7 +103,11 @@ def find_linears(layer: Any) -> Iterator[tuple[str, Any]]:
 
 def open_variant(directory: Path, dtype: Any = None) -> Variant:
     """Read a Hugging Face directory, to be stored as `dtype` again, or else as it is stored now. Raises
-    `CheckpointError` or `UnsupportedModelError`.""" try:
+    `CheckpointError` or `UnsupportedModelError`."""
+    if needs_rebuild(directory):
+        model = rebuild(directory).eval().requires_grad_(False)
+        return Variant(model, directory, dtype or _find_stored_type(directory), changes=read_changes(directory))
+    try:
         with _hush():
             model = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -144,6 +151,7 @@ def write_variant(variant: Variant, directory: Path, *, whole: bool = False) -> 
     values["architectures"] = [type(variant.model).__name__]
     values.pop("torch_dtype", None)
     values.pop("quantization_config", None)
+    values |= variant.changes
     if variant.quantized:
         linears = [name for name, module in variant.model.named_modules() if isinstance(module, torch.nn.Linear)]
         values["quantization_config"] = describe_quantization(
