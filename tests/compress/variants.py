@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,7 @@ def score_with_transformers(directory: Path, prompt: str = PROMPT) -> NDArray[np
         scores = torch.log_softmax(model(ids).logits[0].double(), -1)
     found: NDArray[np.float64] = scores[:-1].gather(1, ids[0, 1:, None])[:, 0].numpy()
     return found
+
+
+def largest_difference(left: Sequence[float] | NDArray[Any], right: Sequence[float] | NDArray[Any]) -> float:
+    return float(np.abs(np.asarray(left) - np.asarray(right)).max())

@@ -7,6 +7,7 @@ Needs the extra: `pip install 'vivace[compress]'`; importing this does not.
 """
 
 from vivace.compress.calibrate import CalibrationConfig
+from vivace.compress.mixed import Mixed
 from vivace.compress.pipeline import compress
 from vivace.compress.quantize import Int4, Int8
 from vivace.compress.recipe import STEPS, parse_recipe, read_recipe_file
@@ -17,6 +18,7 @@ __all__ = [
     "CalibrationConfig",
     "Int4",
     "Int8",
+    "Mixed",
     "Shape",
     "Step",
     "Work",

@@ -27,6 +27,7 @@ import msgspec
 from vivace.compress.distill import Distill, Draft
 from vivace.compress.finetune import Finetune
 from vivace.compress.low_rank import LowRank
+from vivace.compress.mixed import Mixed
 from vivace.compress.prune import DropLayers, Magnitude, PruneHeads, PruneWidth, Wanda
 from vivace.compress.qat import Qat
 from vivace.compress.quantize import Int4, Int8
@@ -37,7 +38,21 @@ STEPS: dict[str, type[Step]] = {
     step.name: step
     for step in cast(
         Sequence[type[Step]],
-        (DropLayers, PruneWidth, PruneHeads, Magnitude, Wanda, LowRank, Draft, Distill, Finetune, Qat, Int8, Int4),
+        (
+            DropLayers,
+            PruneWidth,
+            PruneHeads,
+            Magnitude,
+            Wanda,
+            LowRank,
+            Draft,
+            Distill,
+            Finetune,
+            Qat,
+            Int8,
+            Int4,
+            Mixed,
+        ),
     )
 }
 """Every step there is, by what recipes call it."""

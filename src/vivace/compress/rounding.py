@@ -2,7 +2,8 @@
 
 Symmetric throughout: a weight is code * scale. int8 has a scale for each output and codes of -127 to 127; int4 has one
 for each group of inputs of an output, and codes of -8 to 7. Scales are rounded to the type the checkpoint stores them
-in, and to f16, in which the engine holds those of int4, *before* codes are chosen: what is measured here is what will run.
+in, and to f16, in which the engine holds those of int4, *before* codes are chosen: what is measured here is what will
+run.
 
 - `round_nearest`: the largest weight decides the scale.
 - `search_scales`: of a list of scales, for each group the one with the least error; either plain squared error of the
