@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
-from vivace.compress.rounding import Format, measure_output_error, round_nearest
+from vivace.compress.rounding import Format, round_nearest
 from vivace.compress.walk import Moments
 
 ALPHAS = tuple(step / 20 for step in range(20))
+MAX_OUTPUTS = 512
+"""Of a linear, looked at in the search for a scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ def fold_scales(layer: Any, fold: Fold, moments: Moments, formats: Mapping[str, 
 
 
 def _search(targets: list[tuple[Any, Format]], moments: Moments, fold: Fold) -> tuple[float, Any]:
+    """Judged by evenly spread outputs where there are many: what is compared is their sum."""
+    rows = [(weight[:: -(-len(weight) // MAX_OUTPUTS)], format) for weight, format in targets]
+    wholes = [float(((weight @ moments.second) * weight).sum()) or 1.0 for weight, _ in rows]
     best, least, found = 0.0, float("inf"), torch.ones_like(moments.power)
     for alpha in ALPHAS:
         scales = _find_scales(moments.power, alpha, fold)
         error = 0.0
-        for weight, format in targets:
+        for (weight, format), whole in zip(rows, wholes, strict=True):
             off = round_nearest(weight * scales, format).to_floats() / scales - weight
-            error += measure_output_error(off, weight, moments.second)
+            error += float(((off @ moments.second) * off).sum()) / whole
         if error < least:
             best, least, found = alpha, error, scales
     return best, found
