@@ -82,10 +82,10 @@ def make(options: argparse.Namespace, name: str, recipe: str) -> Path:
 
 
 def measure_quality(options: argparse.Namespace, model: str, quantize: str) -> dict[str, Any]:
-    config = EvaluationConfig(quantize=quantize, length=256, limit=options.records, max_tokens=32)
-    found = {}
+    config = EvaluationConfig(quantize=quantize, length=256, limit=options.records, max_tokens=32, divergence=False)
+    found: dict[str, Any] = {}
     for file, wanted in (
-        (options.text, ("perplexity", "kl", "ended")),
+        (options.text, ("perplexity", "ended")),
         (options.questions, ("answer_log_probability", "f1")),
     ):
         [figures] = evaluate(model, file, options.model, config)["through"].values()
