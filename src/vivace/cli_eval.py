@@ -54,6 +54,12 @@ _FORMATS = click.Choice(["none", "bf16", "int8", "int4"])
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the records drawn.")
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed.")
+@click.option(
+    "--divergence/--no-divergence",
+    default=True,
+    show_default=True,
+    help="With --against, KL and agreement: the part that takes longest.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate_command(model: str, data: Path, against: str | None, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Measure how good MODEL is on a file: perplexity, answers, intents, endings; with intervals."""

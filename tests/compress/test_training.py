@@ -28,7 +28,7 @@ def go(find_loss: Any, parameter: Any, how: Schedule = HOW, **options: Any) -> d
 def test_weights_come_to_where_the_loss_is_least() -> None:
     weight = torch.nn.Parameter(torch.tensor(1.0))
     report = go(lambda batch: (weight - 3.0).square(), weight)
-    assert float(weight) == pytest.approx(3, abs=0.5)
+    assert weight.item() == pytest.approx(3, abs=0.5)
     assert report["curve"][0]["held_out_loss_nats"] == 4
 
 
@@ -39,7 +39,7 @@ def test_what_only_gets_worse_is_rolled_back_and_stopped_early() -> None:
         return weight.square() if torch.is_grad_enabled() else -weight
 
     report = go(find_loss, weight)
-    assert float(weight) == 1.0
+    assert weight.item() == 1.0
     assert (report["stopped_by"], report["kept_step"], report["rolled_back"]) == ("patience", 0, True)
     assert report["steps_done"] == HOW.every * HOW.patience
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_a_model_beside_itself_differs_in_nothing(first: Path, tmp_path: Path) -
         assert figures["kl"]["value"] == pytest.approx(0, abs=1e-9)
         assert figures["agreement"]["value"] == 1
         assert all(figure["change"] in (0, None) for figure in figures.values())
+
+
+def test_divergence_can_be_left_out_and_changes_stay(first: Path, second: Path, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "d.jsonl", talk("hi", "hello there"), talk("and?", "no"))
+    [figures] = evaluate(str(second), data, str(first), replace(BOTH, through="engine", divergence=False))[
+        "through"
+    ].values()
+    assert "kl" not in figures
+    assert figures["perplexity"]["change"]
 
 
 def test_scores_are_the_same_in_chunks_and_in_any_company(first: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +28,8 @@ def finetune(variant: Variant, work: Work, step: Finetune) -> Report:
         return train_all(variant, find_loss, examples, step, work) | {"method": step.method}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     report = train(parameters, find_loss, examples, step.schedule, work.seed, work.progress)
-    variant.model = model.merge_and_unload().eval().requires_grad_(False)
+    with _hush():
+        variant.model = model.merge_and_unload().eval().requires_grad_(False)
     return report | {"method": step.method, "rank": step.rank}
 
 
@@ -36,4 +40,13 @@ def _add_lora(variant: Variant, work: Work, step: Finetune) -> Any:
     torch.manual_seed(work.seed)
     names = sorted({name.rpartition(".")[2] for layer in variant.layers for name, _ in find_linears(layer)})
     config = peft.LoraConfig(r=step.rank, lora_alpha=2 * step.rank, target_modules=names, lora_dropout=0.0, bias="none")
-    return peft.get_peft_model(variant.model, config)
+    with _hush():
+        return peft.get_peft_model(variant.model, config)
+
+
+@contextmanager
+def _hush() -> Iterator[None]:
+    """Without peft's use of names that transformers is about to drop, which is nothing to our callers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

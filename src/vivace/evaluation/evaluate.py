@@ -76,6 +76,8 @@ class EvaluationConfig:
     """Of a reply that is looked at for its end."""
     seed: int = 0
     threads: int = 0
+    divergence: bool = True
+    """Beside a base, KL and agreement too: the part that takes longest."""
 
     def __post_init__(self) -> None:
         if self.through not in ("engine", "transformers", "both"):
@@ -214,7 +216,7 @@ def _measure_way(
         if base is not None and against is not None:
             theirs = _open_scorer(way, base, against, config.against_quantize, config.threads)
             stack.callback(theirs.close)
-        return measure(ours, theirs, work, config.max_tokens, progress)
+        return measure(ours, theirs, work, config.max_tokens, progress, divergence=config.divergence)
 
 
 def measure(
@@ -223,9 +225,12 @@ def measure(
     work: Work,
     max_tokens: int = LONGEST_REPLY,
     progress: Progress = lambda share: None,
+    *,
+    divergence: bool = True,
 ) -> dict[str, Figure]:
     """All figures of some work, by name."""
-    tallies, base_tallies = _score_passages(ours, base, work.passages, lambda share: progress(0.7 * share))
+    predict = divergence and base is not None
+    tallies, base_tallies = _score_passages(ours, base, work.passages, predict, lambda share: progress(0.7 * share))
     for scorer, into in ((ours, tallies), (base, base_tallies)):
         if scorer is not None:
             into |= _ask(scorer, work, max_tokens)
@@ -234,18 +239,18 @@ def measure(
 
 
 def _score_passages(
-    ours: Scorer, base: Scorer | None, passages: Sequence[Passage], progress: Progress
+    ours: Scorer, base: Scorer | None, passages: Sequence[Passage], predict: bool, progress: Progress
 ) -> tuple[dict[str, Tally], dict[str, Tally]]:
     if not passages:
         return {}, {}
     sequences = [passage.tokens for passage in passages]
-    predict = base is not None
-    theirs: Iterator[Scores | None] = base.score(sequences, predict=True) if base else iter([None] * len(passages))
+    theirs: Iterator[Scores | None] = base.score(sequences, predict=predict) if base else iter([None] * len(passages))
     scores, base_scores, divergences, agreements = [], [], [], []
     for mine, other in zip(ours.score(sequences, predict=predict), theirs, strict=True):
         scores.append(mine.log_probabilities)
-        if other is not None and mine.prediction is not None and other.prediction is not None:
+        if other is not None:
             base_scores.append(other.log_probabilities)
+        if other is not None and mine.prediction is not None and other.prediction is not None:
             divergences.append(find_divergence(other.prediction, mine.prediction))
             agreements.append(other.prediction.likeliest() == mine.prediction.likeliest())
         progress(len(scores) / len(passages))
