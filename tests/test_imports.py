@@ -29,6 +29,8 @@ ALLOWED = {
     "models": "errors sampling tokenizer models",
     "runners": "batch errors machine models native runners",
     "bench": "errors budget bench",
+    "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
+    "compress": "errors models tokenizer evaluation compress",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",
@@ -81,6 +83,7 @@ def test_every_rule_is_about_a_part_that_exists() -> None:
         ("server", "from vivace.engine import engine"),
         ("server", "import vivace"),
         ("bench", "from vivace.tokenizer import Tokenizer"),
+        ("compress", "from vivace.engine import engine"),
         ("bench", "def f():\n    from vivace.server.protocol import decode_chat"),
     ],
 )

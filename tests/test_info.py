@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import write_llama
+from vivace.errors import CheckpointError
 from vivace.info import describe_model
 from vivace.llm import load_runner
 from vivace.models.model import Model, open_model
@@ -48,3 +50,28 @@ def test_ratios_and_floors_follow_from_bytes_and_bandwidth(model: Model) -> None
     assert 1.8 < found["int8"].compression_ratio < 2 < found["int4"].compression_ratio < 4
     for kind in found.values():
         assert kind.floor_ms == pytest.approx(kind.step_bytes / kind.bandwidth_gb_per_s / 1e6)
+
+
+def test_compression_is_the_originals_size_over_this_ones(tmp_path: Path) -> None:
+    big = open_model(str(write_llama(tmp_path / "big", layers=4)))
+    small = open_model(str(write_llama(tmp_path / "small", layers=2, dtype="bfloat16")))
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("big", "small")]
+    found = describe_model(small, big)
+    assert found.compression is not None
+    assert found.compression.original == "big"
+    assert found.compression.parameter_ratio == describe_model(big).parameters / found.parameters
+    assert found.compression.byte_ratio == sizes[0] / sizes[1]
+    assert describe_model(small).compression is None
+
+
+def test_a_compressed_checkpoint_says_by_itself_what_it_was_made_of(tmp_path: Path) -> None:
+    directory = write_llama(tmp_path / "small")
+    before = {"parameters": 10**6, "weight_bytes": 4 * 10**6}
+    (directory / "recipe.json").write_text(json.dumps({"model": "big", "before": before}))
+    found = describe_model(open_model(str(directory)))
+    assert found.compression is not None
+    assert found.compression.original == "big"
+    assert found.compression.parameter_ratio == 10**6 / found.parameters
+    (directory / "recipe.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"recipe.json: .*before.*parameters"):
+        describe_model(open_model(str(directory)))

@@ -11,8 +11,6 @@ import argparse
 import json
 import math
 import re
-import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from training.generate import copying, encyclopedia, instructions, orders, shop
 from training.generate.words import Draw
 from training.sources import DIALOGUES, read_dialogues, read_questions
 from training.tokenizer import render
+from vivace.evaluation.measures import find_best_f1, find_exact, find_repeats, normalise
 
 LENGTH = 512
 """Tokens of a dialogue that count for its perplexity."""
@@ -80,20 +79,9 @@ def find_sentence(passage: str, question: str) -> str:
 def grade(replies: Sequence[str], records: Sequence[Mapping[str, Any]]) -> Answers:
     """Exact match and F1 of SQuAD (Rajpurkar et al., 2016), each against the nearest gold answer."""
     pairs = list(zip(replies, records, strict=True))
-    exact = [max(normalise(reply) == normalise(gold) for gold in record["answers"]) for reply, record in pairs]
-    f1 = [max(find_f1(reply, gold) for gold in record["answers"]) for reply, record in pairs]
+    exact = [find_exact(reply, record["answers"]) for reply, record in pairs]
+    f1 = [find_best_f1(reply, record["answers"]) for reply, record in pairs]
     return Answers(sum(exact) / len(exact), sum(f1) / len(f1))
-
-
-def normalise(text: str) -> str:
-    bare = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
-
-
-def find_f1(reply: str, gold: str) -> float:
-    found, wanted = normalise(reply).split(), normalise(gold).split()
-    common = (Counter(found) & Counter(wanted)).total()
-    return 2 * common / (len(found) + len(wanted)) if common else 0.0
 
 
 def reproduce(llm: vivace.LLM, conversations: Sequence[Conversation]) -> float:
@@ -114,16 +102,6 @@ def reply(llm: vivace.LLM, openings: Sequence[str]) -> dict[str, float]:
     answers = llm.generate_many(prompts, max_tokens=LONGEST_REPLY, temperature=0.0)
     ended = sum(answer.finish_reason == "stop" for answer in answers) / len(answers)
     return {"ended": ended, "repeats": find_repeats([answer.token_ids for answer in answers])}
-
-
-def find_repeats(replies: Sequence[Sequence[int]]) -> float:
-    """Share of 4-grams of tokens that stood in the same reply before."""
-    total = distinct = 0
-    for tokens in replies:
-        grams = list(zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False))
-        total += len(grams)
-        distinct += len(set(grams))
-    return (total - distinct) / max(1, total)
 
 
 def measure(

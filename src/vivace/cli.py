@@ -10,16 +10,31 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from typing import Any, TextIO
 
 import click
 
 from vivace import __version__
+from vivace.cli_eval import evaluate_command
 from vivace.errors import ConfigError, RequestError, VivaceError
+
+_ELSEWHERE = {"compress": "vivace.cli_compress"}
+"""Commands by name, and the module that has a function of that name."""
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line on standard error and exit status 1."""
+    """Turns our own errors into one line on standard error and exit status 1, and imports commands that have a file of
+    their own when they are asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), *_ELSEWHERE])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _ELSEWHERE:
+            return super().get_command(context, name)
+        command: click.Command = getattr(import_module(_ELSEWHERE[name]), name)
+        return command
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -367,13 +382,14 @@ def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
 
 @main.command()
 @click.argument("model", default="mini")
+@click.option("--against", metavar="BASE", help="Also show how much smaller MODEL is than this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(model: str, as_json: bool) -> None:
+def info(model: str, against: str | None, as_json: bool) -> None:
     """Show MODEL's shape, its bytes in each format, and the fastest this machine could run it."""
     from vivace.info import describe_model
     from vivace.models.model import open_model
 
-    found = describe_model(open_model(model))
+    found = describe_model(open_model(model), None if against is None else open_model(against))
     if as_json:
         click.echo(json.dumps(found.as_dict()))
         return
@@ -388,7 +404,9 @@ def info(model: str, as_json: bool) -> None:
             f"{found.head_dim} on {found.kv_heads} key-value heads",
             "vocabulary": f"{found.vocab_size:,}{tied}",
             "context": f"{found.context_length:,} tokens, {found.kv_bytes_per_token:,} bytes of KV cache each",
+            "weights' files": f"{found.stored_bytes / 1e6:,.1f} MB",
         }
+        | (_describe_compression(found.compression) if found.compression else {})
     )
     _write("\nformat   MB a step   bf16 / this   read at GB/s   floor, ms a token\n")
     for kind in found.formats:
@@ -396,6 +414,13 @@ def info(model: str, as_json: bool) -> None:
             f"{kind.name:6} {kind.step_bytes / 1e6:11,.1f} {kind.compression_ratio:13.2f} "
             f"{kind.bandwidth_gb_per_s:14.1f} {kind.floor_ms:19.3f}\n"
         )
+
+
+def _describe_compression(found: Any) -> dict[str, str]:
+    return {
+        "compression": f"{found.parameter_ratio:.3f} by parameters, {found.byte_ratio:.3f} by bytes, from "
+        f"{found.original} ({found.original_parameters / 1e6:,.1f} million, {found.original_bytes / 1e6:,.1f} MB)"
+    }
 
 
 @main.command()
@@ -480,3 +505,6 @@ def bench_engine(
         click.echo(json.dumps(report))
         return
     _write_table({name: f"{value:,.4g}" if isinstance(value, float) else f"{value}" for name, value in report.items()})
+
+
+main.add_command(evaluate_command)

@@ -2,6 +2,8 @@
 
     VivaceError
     ├── ConfigError                 a setting or option that cannot be used
+    │   ├── RecipeError             a recipe that cannot be read, or cannot work on this model
+    │   └── DataError               a file of texts is missing, broken, or holds too little
     ├── ModelError
     │   ├── ModelNotFoundError      no such directory, and no such model on the hub
     │   ├── CheckpointError         a file is missing, truncated, or contradicts itself
@@ -27,6 +29,14 @@ class VivaceError(Exception):
 
 class ConfigError(VivaceError):
     """A setting or option that cannot be used."""
+
+
+class RecipeError(ConfigError):
+    """A recipe of compression steps cannot be read, or cannot work on the model it is for."""
+
+
+class DataError(ConfigError):
+    """A file of texts or conversations is missing, broken, or holds too little."""
 
 
 class ModelError(VivaceError):

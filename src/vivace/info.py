@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from vivace.machine import allowed_cores
 from vivace.models.checkpoint import Tensor
+from vivace.models.fields import read_fields
 from vivace.models.model import Model
 from vivace.models.weights import ModelWeights, read_weights
 from vivace.native import measure_read_bandwidth
@@ -19,6 +21,9 @@ from vivace.runners.native import QUANTIZE, count_kv_bytes
 
 MAX_MEASURED_BYTES = 1 << 30
 """More than any cache holds: beyond it, the bandwidth no longer depends on the size."""
+
+RECIPE = "recipe.json"
+"""What `vivace compress` did, beside the checkpoint that it wrote."""
 
 _FLOAT_BYTES = {"none": 4, "bf16": 2}
 
@@ -39,6 +44,18 @@ class FormatInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Compression:
+    """CR = N_original / N_compressed, by parameters and by bytes of the weights' files."""
+
+    original: str
+    parameter_ratio: float
+    byte_ratio: float
+    original_parameters: int
+    original_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     name: str
     family: str
@@ -56,19 +73,25 @@ class ModelInfo:
     kv_bytes_per_token: int
     """In f16, as every format but `none` keeps it."""
     formats: tuple[FormatInfo, ...]
+    stored_bytes: int
+    """Of the files that hold the weights."""
+    compression: Compression | None = None
+    """Against a model that was named, or else against the one that the checkpoint's recipe.json says it was made of."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def describe_model(model: Model) -> ModelInfo:
+def describe_model(model: Model, against: Model | None = None) -> ModelInfo:
     """Read a model's files and measure. Raises `CheckpointError` for files that do not fit together."""
     config, weights = model.config, read_weights(model.config, model.open_checkpoint())
     matrices = list(_step_matrices(weights))
+    parameters, stored_bytes = _count_parameters(weights), count_stored_bytes(model)
+    original = _read_original(model.directory) if against is None else _measure_original(against)
     return ModelInfo(
         name=model.name,
         family=config.family,
-        parameters=sum(_count(tensor.shape) for tensor in _tensors(weights)),
+        parameters=parameters,
         layers=len(config.layers),
         hidden_size=config.hidden_size,
         intermediate_sizes=tuple(sorted({layer.intermediate_size for layer in config.layers})),
@@ -80,7 +103,39 @@ def describe_model(model: Model) -> ModelInfo:
         tied=config.tied,
         kv_bytes_per_token=count_kv_bytes(config, "int8"),
         formats=tuple(_describe_format(name, matrices) for name in QUANTIZE),
+        stored_bytes=stored_bytes,
+        compression=None if original is None else _compare(*original, parameters, stored_bytes),
     )
+
+
+def count_stored_bytes(model: Model) -> int:
+    """Of the safetensors files of its directory, or of its GGUF file."""
+    place = model.open_checkpoint().directory
+    files = [place] if place.is_file() else list(place.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files)
+
+
+def _compare(name: str, parameters: int, size: int, left_parameters: int, left_bytes: int) -> Compression:
+    return Compression(name, parameters / left_parameters, size / left_bytes, parameters, size, left_bytes)
+
+
+def _measure_original(model: Model) -> tuple[str, int, int]:
+    weights = read_weights(model.config, model.open_checkpoint())
+    return model.name, _count_parameters(weights), count_stored_bytes(model)
+
+
+def _read_original(directory: Path) -> tuple[str, int, int] | None:
+    """Name, parameters and bytes of what a compressed checkpoint was made of; None for any other."""
+    if not (directory / RECIPE).is_file():
+        return None
+    fields = read_fields(directory / RECIPE)
+    before = fields.child("before")
+    sizes = [before.integer(name, 1, 2**56) for name in ("parameters", "weight_bytes")]
+    return fields.text("model"), sizes[0], sizes[1]
+
+
+def _count_parameters(weights: ModelWeights) -> int:
+    return sum(_count(tensor.shape) for tensor in _tensors(weights))
 
 
 def _int8_bytes(rows: int, columns: int) -> float:

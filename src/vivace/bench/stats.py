@@ -6,6 +6,7 @@ A percentile is the sample's order statistic of rank ceil(q n). Knows no request
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -60,10 +61,11 @@ def quantile_interval(ordered: Floats, q: float, seed: int = 0, confidence: floa
     k = rank(n, q)
     drawn = np.random.default_rng(seed).beta(k, n - k + 1, RESAMPLES)
     values = np.sort(ordered[np.minimum((drawn * n).astype(np.int64), n - 1)])
-    return _middle(values, confidence)
+    return interval_of(values, confidence)
 
 
-def _middle(values: Floats, confidence: float) -> tuple[float, float]:
+def interval_of(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle of some estimates: the percentile bootstrap's interval."""
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], method="nearest")
     return float(low), float(high)
 
@@ -102,6 +104,22 @@ def summarize(values: ArrayLike, seed: int = 0) -> Summary | None:
         percentiles={name: quantile(ordered, q) for name, q in supported.items()},
         intervals={name: quantile_interval(ordered, q, seed) for name, q in supported.items()},
     )
+
+
+def resample_ratios(tallies: Sequence[tuple[Floats, Floats]], seed: int = 0) -> list[Floats]:
+    """The bootstrap over clusters of sum(sums) / sum(counts), for each tally of (sums, counts) by cluster.
+
+    The same clusters are drawn for all tallies, so what is worked out between two of them is paired. Tokens of one
+    document are no independent draws; documents are (Davison & Hinkley, 1997, chapter 3.8). Each result has
+    `RESAMPLES` values; NaN where all counts drawn are zero.
+    """
+    n = len(tallies[0][0])
+    generator = np.random.default_rng(seed)
+    stacked = np.array([part for tally in tallies for part in tally]).T
+    drawn = [generator.multinomial(n, np.full(n, 1 / n), 50) @ stacked for _ in range(RESAMPLES // 50)]
+    totals = np.concatenate(drawn)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return list((totals[:, ::2] / totals[:, 1::2]).T)
 
 
 def highest_supported(n: int) -> tuple[str, float] | None:
@@ -156,7 +174,7 @@ def compare_pairs(
             for _ in range(RESAMPLES // 2)
         ]
     )
-    low, high = _middle(estimates, confidence)
+    low, high = interval_of(estimates, confidence)
     spread = float(logs.std(ddof=1))
     centre = _trimmed_mean(logs)
     return Effect(math.exp(centre), math.exp(low), math.exp(high), centre / spread if spread else 0.0, n)
