@@ -125,8 +125,9 @@ def train(
     import torch
 
     optimizer = torch.optim.AdamW(parameters, lr=how.rate, betas=(0.9, 0.95), weight_decay=0.0)
-    draw, begun = random.Random(seed), clock()
+    draw = random.Random(seed)
     best = _Best(parameters, _measure(find_loss, examples.held_out, how.batch))
+    begun = clock()
     curve = [{"step": 0, "held_out_loss_nats": best.loss}]
     stopped, worse, done = "steps", 0, 0
     while done < how.steps:
