@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -180,3 +181,13 @@ def test_nothing_answered_is_summarized_too() -> None:
     found = summarize(observe(error="timeout", message="a"))
     assert found["ttft_ms"] is None
     assert found["requests"]["answered"] == 0
+
+
+def test_requests_that_all_fall_due_at_one_moment_take_no_more_connections_than_there_are_requests() -> None:
+    seen = [observe(i) for i in range(8)]
+    tracemalloc.start()
+    try:
+        summarize(*seen)
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()

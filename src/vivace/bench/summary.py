@@ -112,7 +112,8 @@ def waiting_client(ok: Sequence[Observation], load: Load) -> tuple[list[float], 
     span_s = max(1e-9, timed[-1].scheduled - timed[0].scheduled)
     usual_first = float(np.nanmedian([one.service_ttft_ms or math.nan for one in timed])) if timed[0].first else 0.0
     usual_last = float(np.median([one.service_e2e_ms or 0.0 for one in timed]))
-    free = [-math.inf] * max(1, math.ceil(len(timed) / span_s * usual_last / 1e3))
+    busy = math.ceil(len(timed) / span_s * usual_last / 1e3)
+    free = [-math.inf] * min(max(1, busy), len(timed))
     firsts, lasts = [], []
     for one in timed:
         begun = max(one.sent, free[0])
