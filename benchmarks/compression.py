@@ -34,6 +34,9 @@ RECIPES: Mapping[str, str] = {
     "int8": "int8",
     "int4 rtn": "int4(method=rtn)",
     "int4 mse": "int4",
+    "int4 importance": "int4(method=importance)",
+    "int4 awq": "int4(method=awq)",
+    "int4 gptq": "int4(method=gptq)",
     "drop layers": "drop_layers(0.25, by=similarity)",
     "drop layers by loss": "drop_layers(0.25, by=loss)",
     "width": "prune_width(0.25)",
@@ -52,7 +55,7 @@ RECIPES: Mapping[str, str] = {
     "one layer less, width, int8": "drop_layers(0.125, by=loss), prune_width(0.25), int8",
     "one layer less, distilled, int4": f"drop_layers(0.125, by=loss), distill({TRAINED}), int4",
 }
-"""The first fifteen are steps alone, the last five combinations."""
+"""The first eighteen are steps alone, the last five combinations."""
 
 PLOT_STYLE = (
     "body{font:16px/1.5 system-ui;max-width:860px;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fdfdfc}"
