@@ -120,7 +120,7 @@ def test_the_model_ends_its_turn(mini: LLM) -> None:
 
 
 def test_max_tokens_ends_an_answer_for_its_length(mini: LLM) -> None:
-    answer = mini.generate(TOWNS, max_tokens=5)
+    answer = mini.generate(TOWNS, max_tokens=5, ignore_eos=True)
     assert (answer.finish_reason, len(answer.token_ids)) == ("length", 5)
 
 
