@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vivace.compress.step import Report, Shape, Work
-from vivace.compress.training import Schedule, check_schedule
+from vivace.compress.training import Schedule, check_schedule, resolve_schedule
 from vivace.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Distill:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.steps, self.minutes, self.rate, self.batch, self.length, self.every, self.patience)
+        return resolve_schedule(self, self.rate)
 
     @property
     def needs_data(self) -> bool:

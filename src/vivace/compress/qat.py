@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vivace.compress.step import Report, Shape, Work
-from vivace.compress.training import Schedule, check_schedule
+from vivace.compress.training import RATES, Schedule, check_lora_rank, check_schedule, resolve_schedule
 from vivace.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -41,13 +41,11 @@ class Qat:
 
     def __post_init__(self) -> None:
         check_schedule(self.name, self.schedule)
-        if not 1 <= self.rank <= 1024:
-            raise RecipeError(f"{self.name}: rank is {self.rank}; it must be 1 to 1024.")
+        check_lora_rank(self.name, self.rank)
 
     @property
     def schedule(self) -> Schedule:
-        rate = self.rate if self.rate is not None else {"lora": 1e-3, "full": 1e-4}[self.method]
-        return Schedule(self.steps, self.minutes, rate, self.batch, self.length, self.every, self.patience)
+        return resolve_schedule(self, RATES[self.method] if self.rate is None else self.rate)
 
     @property
     def needs_data(self) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from vivace.compress.step import OnProgress, Report, Work
 from vivace.errors import DataError, RecipeError
@@ -39,6 +39,37 @@ class Schedule:
     length: int
     every: int
     patience: int
+
+
+class Trained(Protocol):
+    """The settings that every step that trains has."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def minutes(self) -> float | None: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def every(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+
+
+RATES: dict[Literal["lora", "full"], float] = {"lora": 1e-3, "full": 1e-4}
+"""What is usual for each way to train."""
+
+
+def resolve_schedule(step: Trained, rate: float) -> Schedule:
+    return Schedule(step.steps, step.minutes, rate, step.batch, step.length, step.every, step.patience)
+
+
+def check_lora_rank(step: str, rank: int) -> None:
+    """Raise `RecipeError` for a rank that cannot be."""
+    if not 1 <= rank <= 1024:
+        raise RecipeError(f"{step}: rank is {rank}; it must be 1 to 1024.")
 
 
 def check_schedule(step: str, how: Schedule) -> None:

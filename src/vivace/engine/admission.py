@@ -38,7 +38,7 @@ TRANSPORT_SHARE = 0.01
 """Of the time there is, that much is left for what the server cannot see, the sockets' queues on a busy machine; at
 most `TRANSPORT_MS`."""
 PROBE_S = 1.0
-"""With nothing under way, one request in this time is accepted whatever its forecast."""
+"""With no other deadline to keep, one request in this time is accepted whatever its forecast."""
 WAIT_HALVINGS = 5
 """The time after which to come back is told to a thirty-second of what is accepted."""
 WAIT_CAUTION = 2.0
@@ -96,6 +96,7 @@ class AdmissionStats:
 class _Accepted:
     load: Load
     entered: float
+    """The instant of its acceptance."""
     limited: bool
     narrow: bool
     against_forecast: bool = False
