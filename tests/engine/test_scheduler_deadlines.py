@@ -138,6 +138,16 @@ def test_a_prompt_without_a_deadline_does_not_lengthen_the_steps_of_one_with_a_h
     assert bench.steps_ms == [pytest.approx(1.0 + 90 * 0.1 + 0.4)]
 
 
+def test_a_prompt_that_has_to_wait_for_one_of_higher_priority_is_not_begun() -> None:
+    """Its time counts as queue, and the blocks stay free."""
+    bench = Bench(max_step_ms=50.0)
+    bench.add("high", Budget(ttft_ms=5000), prompt=90, priority=9)
+    bench.add("low", prompt=90, priority=4)
+    bench.step()
+    assert bench.answers["high"].tokens
+    assert (bench.engine.stats().running, bench.engine.stats().waiting) == (1, 1)
+
+
 def test_a_prompt_that_was_begun_rises_with_those_that_still_wait() -> None:
     """Else a crowd that has waited for a period would get before it, one after the other."""
     bench = Bench(max_step_ms=4.0, ageing_ms=50.0)

@@ -184,9 +184,7 @@ class Scheduler:
             return
         spare_ms = self._spare_ms(sequences, halfway, limit_ms)
         least = MIN_CHUNK_TOKENS if limit_ms == math.inf else 1
-        while budget > 0 and (sequence := self._next_prompt(halfway, now)) is not None:
-            if rows and not sequence.limited and sequence.level < level:
-                return
+        while budget > 0 and (sequence := self._next_prompt(halfway, level if rows else PRIORITIES[0], now)):
             room = budget
             if spare_ms < math.inf:
                 assert self._cost is not None
@@ -349,13 +347,18 @@ class Scheduler:
         streams_ms = cost.step_ms(len(sequences), len(sequences), context)
         return prompt_room_ms(streams_ms, limit_ms, self._config.max_step_ms)
 
-    def _next_prompt(self, halfway: list[Sequence], now: float) -> Sequence | None:
-        """Whose tokens to compute next: one of those half-way, the last of the list first, or one that waits."""
+    def _next_prompt(self, halfway: list[Sequence], level: int, now: float) -> Sequence | None:
+        """Whose tokens to compute next: one of those half-way, the last of the list first, or one that waits. Nobody
+        without a deadline below a level."""
         first = self.waiting.first(now) if self._slots else None
-        if halfway and (first is None or not self._goes_before(first, halfway[-1], now)):
-            return halfway.pop()
-        admitted = None if first is None else self._admit(first, now)
-        return admitted or (halfway.pop() if halfway else None)
+        if first is not None and _rests(first, level):
+            first = None
+        going = None if not halfway or _rests(halfway[-1], level) else halfway[-1]
+        if first is not None and (going is None or self._goes_before(first, going, now)):
+            admitted = self._admit(first, now)
+            if admitted is not None:
+                return admitted
+        return None if going is None else halfway.pop()
 
     def _haste(self, sequence: Sequence, now: float) -> tuple[bool, bool]:
         """The smaller, the sooner to go on with a prompt that was begun, whatever its priority: it may not be late."""
@@ -463,12 +466,16 @@ class Scheduler:
 
 def _rest(sequences: list[Sequence], level: int) -> tuple[list[Sequence], bool]:
     """All but those without a deadline below a priority, of which one stays, and whether that leaves some out."""
-    resting = [sequence for sequence in sequences if not sequence.limited and sequence.level < level]
+    resting = [sequence for sequence in sequences if _rests(sequence, level)]
     if len(resting) < 2:
         return sequences, False
     first = min(resting, key=lambda sequence: (-sequence.level, sequence.computed - sequence.end))
     out = {sequence.id for sequence in resting if sequence is not first}
     return [sequence for sequence in sequences if sequence.id not in out], True
+
+
+def _rests(sequence: Sequence, level: int) -> bool:
+    return not sequence.limited and sequence.level < level
 
 
 def blocks_for(tokens: int) -> int:
