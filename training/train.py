@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,7 @@ class Run:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted sum over the tokens that carry loss; only they are projected to the vocabulary."""
-        with torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=multiplies_bfloat16(self.device)):
             chosen = batch.weights > 0
             logits = self.model.logits(self.model(batch.tokens, batch.layout)[chosen])
         losses = F.cross_entropy(logits.float(), batch.targets[chosen], reduction="none")
@@ -161,6 +160,11 @@ class Run:
         print(line, flush=True)
         with (self.directory / "run.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there: on a GPU, and on a CPU with instructions for it (2.4 times)."""
+    return device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def make_optimizer(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
