@@ -12,6 +12,7 @@ from vivace.engine.benchmark import measure_speed
 from vivace.llm import load_runner
 from vivace.models.model import open_model
 from vivace.runners.native import QUANTIZE, NativeConfig
+from vivace.speed import limit_cache
 
 CROWDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 WIDTH = 50
@@ -23,12 +24,15 @@ def main() -> None:
     parser.add_argument("--quantize", choices=QUANTIZE, default="int8")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    runner = load_runner(open_model(arguments.model), NativeConfig(quantize=arguments.quantize))
+    model = open_model(arguments.model)
     rates: dict[int, list[float]] = {crowd: [] for crowd in CROWDS}
     for seed in range(arguments.rounds):
         for crowd in CROWDS:
-            measured = measure_speed(runner, concurrent=crowd, prompt=32, new_tokens=64, runs=1, seed=seed)
-            rates[crowd].append(measured[0].tokens_per_s)
+            config = limit_cache(model, NativeConfig(quantize=arguments.quantize), crowd, 32 + 64)
+            runner = load_runner(model, config)
+            measured = measure_speed(runner, concurrent=crowd, prompt=32, new_tokens=64, runs=2, seed=seed)
+            runner.close()
+            rates[crowd].append(measured[-1].tokens_per_s)
     medians = {crowd: statistics.median(values) for crowd, values in rates.items()}
     best = max(medians.values())
     for crowd, rate in medians.items():

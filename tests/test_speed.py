@@ -10,7 +10,7 @@ from tests.checkpoints import write_llama
 from vivace.llm import load_runner
 from vivace.models.model import open_model
 from vivace.runners.native import NativeConfig
-from vivace.speed import measure_engine
+from vivace.speed import limit_cache, measure_engine
 
 
 def test_shares_are_figures_over_limits(tmp_path: Path) -> None:
@@ -33,3 +33,11 @@ def test_no_rate_is_given_for_prompts_that_take_more_than_one_step(tmp_path: Pat
     report = measure_engine(model, runner, "int8", concurrent=3, prompt=30, new_tokens=4, runs=1)
     assert report["ops_per_s"] is None
     assert report["ops_share"] is None
+
+
+def test_the_cache_holds_what_is_at_once_under_way_and_no_more_than_was_asked_for(tmp_path: Path) -> None:
+    model = open_model(str(write_llama(tmp_path / "tiny")))
+    runner = load_runner(model, limit_cache(model, NativeConfig(), 40, 100))
+    assert runner.limits.blocks == 40 * 7
+    asked = NativeConfig(kv_memory_bytes=1000)
+    assert limit_cache(model, asked, 40, 100) == asked

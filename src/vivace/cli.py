@@ -493,10 +493,11 @@ def bench_engine(
     from vivace.llm import load_runner
     from vivace.models.model import open_model
     from vivace.runners.native import NativeConfig
-    from vivace.speed import measure_engine
+    from vivace.speed import limit_cache, measure_engine
 
     opened = open_model(model)
-    runner = load_runner(opened, NativeConfig(**_model_options(**options)))
+    config = limit_cache(opened, NativeConfig(**_model_options(**options)), concurrent, prompt + new_tokens)
+    runner = load_runner(opened, config)
     try:
         report = measure_engine(opened, runner, options["quantize"], concurrent, prompt, new_tokens, runs)
     finally:

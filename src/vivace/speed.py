@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import Any
 
+from vivace.batch import BLOCK_SIZE
 from vivace.engine.benchmark import measure_speed
 from vivace.info import MAX_MEASURED_BYTES
 from vivace.models.model import Model
 from vivace.native import measure_multiply_rate, measure_read_bandwidth
-from vivace.runners.native import NativeRunner
+from vivace.runners.native import NativeConfig, NativeRunner, count_kv_bytes
+
+
+def limit_cache(model: Model, config: NativeConfig, concurrent: int, tokens: int) -> NativeConfig:
+    """With a cache no larger than `concurrent` sequences of `tokens` need.
+
+    A server that has run for a while has written every page of its cache; here the run that warms up does it. With room to spare, each run
+    would be timed while the system hands out fresh pages, because finished sequences stay cached.
+    """
+    blocks = concurrent * -(-tokens // BLOCK_SIZE)
+    needed = blocks * BLOCK_SIZE * count_kv_bytes(model.config, config.quantize)
+    return replace(config, kv_memory_bytes=min(config.kv_memory_bytes, needed))
 
 
 def measure_engine(

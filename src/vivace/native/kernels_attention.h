@@ -35,16 +35,28 @@ inline void score_side_by_side(const AttentionTask& task, int first_query, int b
   });
 }
 
-// Scores of every block that some query sees, and each query's highest.
+// The same for 1 to Most blocks.
+template <class Element, int Queries, int Most>
+inline void score_some(const AttentionTask& task, int first_query, int block, int blocks, Floats (&highest_lane)[Queries]) {
+  if (blocks == Most)
+    score_side_by_side<Element, Queries, Most>(task, first_query, block, highest_lane);
+  else if constexpr (Most > 1)
+    score_some<Element, Queries, Most - 1>(task, first_query, block, blocks, highest_lane);
+}
+
+// Scores of every block that some query sees, and each query's highest. Blocks are shared out evenly: a last one alone
+// would take as long as eight.
 template <class Element, int Queries>
 void score_blocks(const AttentionTask& task, int first_query, int first_block, int last_block, float* highest) {
-  constexpr int together = Queries >= 3 ? 1 : 4 / Queries;
+  constexpr int together = Queries < attention_sums ? attention_sums / Queries : 1;
   Floats highest_lane[Queries];
   repeat<Queries>([&](auto q) INLINE { highest_lane[q] = broadcast(-__builtin_inff()); });
-  int block = first_block;
-  for (; block + together - 1 <= last_block; block += together)
-    score_side_by_side<Element, Queries, together>(task, first_query, block, highest_lane);
-  for (; block <= last_block; block++) score_side_by_side<Element, Queries, 1>(task, first_query, block, highest_lane);
+  int left = last_block + 1 - first_block;
+  for (int groups = (left + together - 1) / together; groups > 0; groups--) {
+    const int blocks = (left + groups - 1) / groups;
+    score_some<Element, Queries, together>(task, first_query, last_block + 1 - left, blocks, highest_lane);
+    left -= blocks;
+  }
   repeat<Queries>([&](auto q) INLINE { highest[q] = largest(highest_lane[q]); });
 }
 

@@ -13,6 +13,7 @@ struct Codes {
 };
 
 constexpr int tile_rows = 6, tile_blocks = 1;  // what 16 registers hold
+constexpr int attention_sums = 4;  // side by side
 
 inline Floats broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Floats zero() { return broadcast(0); }

@@ -12,6 +12,7 @@ struct Codes {
 };
 
 constexpr int tile_rows = 6, tile_blocks = 4;  // what 32 registers hold
+constexpr int attention_sums = 8;  // side by side
 
 inline Floats zero() { return {_mm512_setzero_ps()}; }
 inline Floats broadcast(float x) { return {_mm512_set1_ps(x)}; }

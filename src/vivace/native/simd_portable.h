@@ -16,6 +16,7 @@ struct Codes {
 };
 
 constexpr int tile_rows = 2, tile_blocks = 2;
+constexpr int attention_sums = 4;  // side by side
 
 inline float half_to_float(std::uint16_t half) {
   _Float16 value;
