@@ -17,8 +17,8 @@ from vivace.runners.native import NativeConfig, NativeRunner, count_kv_bytes
 def limit_cache(model: Model, config: NativeConfig, concurrent: int, tokens: int) -> NativeConfig:
     """With a cache no larger than `concurrent` sequences of `tokens` need.
 
-    A server that has run for a while has written every page of its cache; here the run that warms up does it. With room to spare, each run
-    would be timed while the system hands out fresh pages, because finished sequences stay cached.
+    A server that has run for a while has written every page of its cache; here the run that warms up does it. With room
+    to spare, each run would be timed while the system hands out fresh pages, because finished sequences stay cached.
     """
     blocks = concurrent * -(-tokens // BLOCK_SIZE)
     needed = blocks * BLOCK_SIZE * count_kv_bytes(model.config, config.quantize)
