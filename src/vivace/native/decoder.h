@@ -146,7 +146,7 @@ class Decoder {
     int rows() const { return static_cast<int>(tokens.size()); }
   };
   struct AttentionTile {
-    int span, kv_head, first_row, rows;
+    int span, first_head, heads, first_row, rows;  // heads of keys and values
   };
 
   void check(const StepInput& input) const;
@@ -160,7 +160,7 @@ class Decoder {
   void embed(const Pass& pass);
   void rotate_positions(const Pass& pass);
   void run_attention(const Pass& pass, int layer, const std::vector<AttentionTile>& tiles);
-  void store_and_rotate(const Pass& pass, int layer);
+  void place_row(const Pass& pass, int layer, int slot, int row, int first_head, int heads);
   void attend(const Pass& pass, int layer, const AttentionTile& tile, int thread);
   void run_mlp(const Pass& pass, int layer);
   void add_to_residual(const Projection& projection, const float* values, std::ptrdiff_t stride, int rows,
@@ -185,7 +185,7 @@ class Decoder {
   void run_kernel(const PackedLinear& linear, const Activations& in, const LinearTile& tile) const;
   void rotate_head(float* head, int rope, int row) const;
   template <class Element>
-  void store_key_value(int layer, int slot, int position, const float* keys, const float* values);
+  void store_key_value(int layer, int slot, int position, int head, const float* key, const float* value);
   std::size_t kv_offset(int layer, int kv_head) const;
   LayerWeights& layer(int index);
   void make_room_for_rank(int rank);

@@ -47,12 +47,14 @@ void Decoder::rotate_positions(const Pass& pass) {
 
 std::vector<Decoder::AttentionTile> Decoder::plan_attention(const Pass& pass) const {
   constexpr int rows_per_tile = 16;
+  const bool crowded = static_cast<int>(pass.spans.size()) >= 8 * team_.size();  // enough to share out without cutting
   std::vector<AttentionTile> tiles;
-  for (int span = 0; span < static_cast<int>(pass.spans.size()); span++)
-    for (int first = 0; first < pass.spans[span].rows; first += rows_per_tile)
-      for (int kv_head = 0; kv_head < shape_.kv_heads; kv_head++)
-        tiles.push_back({span, kv_head, pass.spans[span].first_row + first,
-                         std::min(rows_per_tile, pass.spans[span].rows - first)});
+  for (int span = 0; span < static_cast<int>(pass.spans.size()); span++) {
+    const int rows = pass.spans[span].rows, heads = crowded && rows == 1 ? shape_.kv_heads : 1;
+    for (int first = 0; first < rows; first += rows_per_tile)
+      for (int head = 0; head < shape_.kv_heads; head += heads)
+        tiles.push_back({span, head, heads, pass.spans[span].first_row + first, std::min(rows_per_tile, rows - first)});
+  }
   return tiles;
 }
 
@@ -102,8 +104,18 @@ void Decoder::run_attention(const Pass& pass, int layer, const std::vector<Atten
     normalize(weights.attention_norm, hidden_.data() + first, size, normed_.data() + first);
   };
   project(weights.query_key_value, pass.rows(), normed_.data(), size, norm, qkv_.data(), qkv_size_, false);
-  store_and_rotate(pass, layer);
-  team_.for_each(static_cast<int>(tiles.size()), [&](int tile, int thread) { attend(pass, layer, tiles[tile], thread); });
+  // A row alone of its sequence sees no key or value that another row of this pass makes.
+  const bool alone = pass.rows() == static_cast<int>(pass.spans.size());
+  if (!alone) {
+    std::vector<int> slot_of_row(pass.rows());
+    for (const Span& span : pass.spans) std::fill_n(slot_of_row.begin() + span.first_row, span.rows, span.slot);
+    for_rows(pass.rows(), [&](int row) { place_row(pass, layer, slot_of_row[row], row, 0, shape_.kv_heads); });
+  }
+  team_.for_each(static_cast<int>(tiles.size()), [&](int index, int thread) {
+    const AttentionTile& tile = tiles[index];
+    if (alone) place_row(pass, layer, pass.spans[tile.span].slot, tile.first_row, tile.first_head, tile.heads);
+    attend(pass, layer, tile, thread);
+  });
   add_to_residual(weights.attention_output, attended_.data(), attended, pass.rows(), weights.attention_post_norm);
 }
 
@@ -126,72 +138,69 @@ std::size_t Decoder::kv_offset(int layer, int kv_head) const {
 }
 
 template <class Element>
-void Decoder::store_key_value(int layer, int slot, int position, const float* keys, const float* values) {
+void Decoder::store_key_value(int layer, int slot, int position, int head, const float* key, const float* value) {
   const std::size_t block = slots_[slot].table[position / block_tokens];
   const int token = position % block_tokens;
-  for (int head = 0; head < shape_.kv_heads; head++, keys += shape_.head_dim, values += shape_.head_dim) {
-    Element* key_out = cache_.as<Element>() + kv_offset(layer, head) + block * block_elements_;
-    Element* value_out = key_out + block_tokens * shape_.head_dim + token * padded_head_dim_;
-    if constexpr (sizeof(Element) == sizeof(float)) {
-      for (int d = 0; d < shape_.head_dim; d++) key_out[d * block_tokens + token] = keys[d];
-      std::copy(values, values + shape_.head_dim, value_out);
-    } else {
-      kernels_.store_f16(keys, shape_.head_dim, key_out + token, block_tokens);
-      kernels_.store_f16(values, shape_.head_dim, value_out, 1);
-    }
+  Element* key_out = cache_.as<Element>() + kv_offset(layer, head) + block * block_elements_;
+  Element* value_out = key_out + block_tokens * shape_.head_dim + token * padded_head_dim_;
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    for (int d = 0; d < shape_.head_dim; d++) key_out[d * block_tokens + token] = key[d];
+    std::copy(value, value + shape_.head_dim, value_out);
+  } else {
+    kernels_.store_f16(key, shape_.head_dim, key_out + token, block_tokens);
+    kernels_.store_f16(value, shape_.head_dim, value_out, 1);
   }
 }
 
-// Puts queries and keys in place, and every new key and value into the cache, before any row of the pass attends.
-void Decoder::store_and_rotate(const Pass& pass, int layer) {
+// Puts a row's queries and keys in place, of some heads, and its keys and values into the cache.
+void Decoder::place_row(const Pass& pass, int layer, int slot, int row, int first_head, int heads) {
   const LayerWeights& weights = layers_[layer];
-  const int dim = shape_.head_dim, rope = shape_.layers[layer].rope;
-  std::vector<int> slot_of_row(pass.rows());
-  for (const Span& span : pass.spans) std::fill_n(slot_of_row.begin() + span.first_row, span.rows, span.slot);
-  for_rows(pass.rows(), [&](int row) {
-    float* queries = qkv_.data() + static_cast<std::size_t>(row) * qkv_size_;
-    float* keys = queries + shape_.heads * dim;
-    float* values = keys + shape_.kv_heads * dim;
-    for (int head = 0; head < shape_.heads; head++) {
-      float* query = queries + head * dim;
-      if (!weights.query_norm.weight.empty()) normalize(weights.query_norm, query, dim, query);
-      rotate_head(query, rope, row);
-      for (int d = 0; d < dim; d++) query[d] *= shape_.attention_scale;
-    }
-    for (int head = 0; head < shape_.kv_heads; head++) {
-      float* key = keys + head * dim;
-      if (!weights.key_norm.weight.empty()) normalize(weights.key_norm, key, dim, key);
-      rotate_head(key, rope, row);
-    }
+  const int dim = shape_.head_dim, rope = shape_.layers[layer].rope, group = shape_.heads / shape_.kv_heads;
+  float* queries = qkv_.data() + static_cast<std::size_t>(row) * qkv_size_;
+  float* keys = queries + shape_.heads * dim;
+  const float* values = keys + shape_.kv_heads * dim;
+  for (int head = first_head * group; head < (first_head + heads) * group; head++) {
+    float* query = queries + head * dim;
+    if (!weights.query_norm.weight.empty()) normalize(weights.query_norm, query, dim, query);
+    rotate_head(query, rope, row);
+    for (int d = 0; d < dim; d++) query[d] *= shape_.attention_scale;
+  }
+  for (int head = first_head; head < first_head + heads; head++) {
+    float* key = keys + head * dim;
+    if (!weights.key_norm.weight.empty()) normalize(weights.key_norm, key, dim, key);
+    rotate_head(key, rope, row);
     if (f16_cache_)
-      store_key_value<std::uint16_t>(layer, slot_of_row[row], pass.positions[row], keys, values);
+      store_key_value<std::uint16_t>(layer, slot, pass.positions[row], head, key, values + head * dim);
     else
-      store_key_value<float>(layer, slot_of_row[row], pass.positions[row], keys, values);
-  });
+      store_key_value<float>(layer, slot, pass.positions[row], head, key, values + head * dim);
+  }
 }
 
 void Decoder::attend(const Pass& pass, int layer, const AttentionTile& tile, int thread) {
   const int dim = shape_.head_dim, group = shape_.heads / shape_.kv_heads, window = shape_.layers[layer].window;
-  const std::size_t element = f16_cache_ ? 2 : 4, keys = kv_offset(layer, tile.kv_head) * element;
+  const std::size_t element = f16_cache_ ? 2 : 4;
   AttentionTask task;
-  task.keys = cache_.as<unsigned char>() + keys;
-  task.values = cache_.as<unsigned char>() + keys + element * block_tokens * dim;
   task.block_stride = static_cast<std::ptrdiff_t>(block_elements_);
   task.table = slots_[pass.spans[tile.span].slot].table.data();
   task.head_dim = dim;
   task.padded_head_dim = padded_head_dim_;
   task.scores = scores_[thread].data();
   task.score_stride = round_up(shape_.context_length, block_tokens);
-  task.queries = 0;
-  for (int i = 0; i < tile.rows * group; i++) {
-    const int row = tile.first_row + i / group, head = tile.kv_head * group + i % group, q = task.queries++;
-    task.query[q] = qkv_.data() + static_cast<std::size_t>(row) * qkv_size_ + head * dim;
-    task.out[q] = attended_.data() + (static_cast<std::size_t>(row) * shape_.heads + head) * dim;
-    task.last[q] = pass.positions[row];
-    task.first[q] = window > 0 ? std::max(0, pass.positions[row] - window + 1) : 0;
-    if (task.queries == max_queries || i == tile.rows * group - 1) {
-      (f16_cache_ ? kernels_.attend_f16 : kernels_.attend_f32)(task);
-      task.queries = 0;
+  for (int kv_head = tile.first_head; kv_head < tile.first_head + tile.heads; kv_head++) {
+    const std::size_t keys = kv_offset(layer, kv_head) * element;
+    task.keys = cache_.as<unsigned char>() + keys;
+    task.values = cache_.as<unsigned char>() + keys + element * block_tokens * dim;
+    task.queries = 0;
+    for (int i = 0; i < tile.rows * group; i++) {
+      const int row = tile.first_row + i / group, head = kv_head * group + i % group, q = task.queries++;
+      task.query[q] = qkv_.data() + static_cast<std::size_t>(row) * qkv_size_ + head * dim;
+      task.out[q] = attended_.data() + (static_cast<std::size_t>(row) * shape_.heads + head) * dim;
+      task.last[q] = pass.positions[row];
+      task.first[q] = window > 0 ? std::max(0, pass.positions[row] - window + 1) : 0;
+      if (task.queries == max_queries || i == tile.rows * group - 1) {
+        (f16_cache_ ? kernels_.attend_f16 : kernels_.attend_f32)(task);
+        task.queries = 0;
+      }
     }
   }
 }

@@ -50,14 +50,16 @@ Activations Decoder::prepare(const PackedLinear& linear, int rows, const float* 
 // body(tile, thread) for each; the tile's outputs go to the thread's scratch [rows][blocks * 16] unless body says else.
 template <class Body>
 void Decoder::for_tiles(const PackedLinear& linear, int rows, int block_multiple, Body&& body) {
-  constexpr int register_blocks = 4;
+  constexpr int register_blocks = 4, register_rows = 6;
   constexpr std::size_t tile_bytes = 32 << 10;  // enough work to be worth claiming, small enough to balance
   const int blocks = linear.blocks();
   const int wanted = rows > 1 ? register_blocks : static_cast<int>(tile_bytes / linear.block_bytes());
   const int per_tile = round_up(std::clamp(wanted, register_blocks, 64), std::max(register_blocks, block_multiple));
   const int block_tiles = (blocks + per_tile - 1) / per_tile;
-  const int row_tiles = (rows + tile_rows_ - 1) / tile_rows_;
-  const int rows_per_tile = (rows + row_tiles - 1) / row_tiles;
+  // Few blocks: rows are cut too, so that a thread that comes late finds tiles to leave to others.
+  const int enough = (8 * team_.size() + block_tiles - 1) / block_tiles;
+  const int row_tiles = std::max((rows + tile_rows_ - 1) / tile_rows_, std::min(enough, rows / (2 * register_rows)));
+  const int rows_per_tile = round_up((rows + row_tiles - 1) / row_tiles, rows > register_rows ? register_rows : 1);
   team_.for_each(block_tiles * row_tiles, [&](int index, int thread) {
     LinearTile tile;
     tile.first_block = index / row_tiles * per_tile;

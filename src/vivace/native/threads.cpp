@@ -58,8 +58,7 @@ void ThreadTeam::run(int tiles, Call call, void* context) {
     { std::lock_guard lock(mutex_); }
     wake_.notify_all();
   }
-  while (claim_and_run(0)) {
-  }
+  claim_and_run(0);
   for (int pauses = 0; done_.load(std::memory_order_acquire) != static_cast<std::uint32_t>(tiles);) {
     pause();
     if (++pauses % 4096 == 0) std::this_thread::yield();  // the holder of the last tile may need this core
@@ -78,15 +77,21 @@ bool ThreadTeam::claim_from(Run& run, bool own, int& tile) {
   return true;
 }
 
+// Runs tiles until none is left, and says whether there was one. They are counted as done together: between claims,
+// threads write to no line that they share. No later job can begin before that.
 bool ThreadTeam::claim_and_run(int thread) {
-  for (int i = 0; i < size(); i++) {
+  std::uint32_t ran = 0;
+  for (int i = 0; i < size();) {
     int tile;
-    if (!claim_from(runs_[(thread + i) % size()], i == 0, tile)) continue;
+    if (!claim_from(runs_[(thread + i) % size()], i == 0, tile)) {
+      i++;
+      continue;
+    }
     call_.load(std::memory_order_relaxed)(context_.load(std::memory_order_relaxed), tile, thread);
-    done_.fetch_add(1, std::memory_order_release);
-    return true;
+    ran++;
   }
-  return false;
+  if (ran > 0) done_.fetch_add(ran, std::memory_order_release);
+  return ran > 0;
 }
 
 void ThreadTeam::work(int thread) {
