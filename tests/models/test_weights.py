@@ -315,7 +315,7 @@ def test_weights_that_are_whole_numbers_are_refused(tmp_path: Path) -> None:
     tensors = {name: np.array(checkpoint.tensor(name).data) for name in checkpoint.names}
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].astype(np.int8)
     numpy_face.save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="stored as I8, and config.json does not say"):
+    with pytest.raises(CheckpointError, match=r"stored as I8, and config\.json does not say"):
         read(tmp_path)
 
 
