@@ -8,8 +8,8 @@ and of the log-probability of right answers against the original, with paired 95
 time of a first token (128 tokens in) and of each after. Quality and speed are those of the format served: `none` for
 the original, int8 for variants of floats, int4 where the recipe says so. Variants are timed in turn, round after
 round, and medians count. Training is bounded by `--minutes` for each step that trains, so its figures are of so much
-training on this machine and no more. Variants and figures of quality that are there already are not made again, so that a run
-that was cut off goes on, and a second one measures times alone: let it have the machine to itself.
+training on this machine and no more. Variants and figures of quality that are there already are not made again: a run
+that was cut off goes on, and a second one measures times alone. Let that one have the machine to itself.
 """
 
 from __future__ import annotations
