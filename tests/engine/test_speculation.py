@@ -231,6 +231,13 @@ def test_a_draft_that_costs_more_than_it_brings_loses_little(right: float) -> No
     assert DraftMachine(0.1, 0.1, 1, right, 0.15).speed_up(6000) > 0.96
 
 
+def test_a_machine_that_is_slow_to_begin_with_does_not_make_a_bad_draft_look_good() -> None:
+    machine = DraftMachine(0.2, 0.05, 1, right=1.0, draft_ms=0.3)
+    for _ in range(2):
+        machine.speculator.observe(Speculation(1), [[0]], 1, 4.0)
+    assert machine.speed_up(4000) > 0.93
+
+
 def test_a_draft_is_not_asked_beside_prompts_nor_beyond_the_time_that_streams_have() -> None:
     machine = DraftMachine(8.0, 0.5, 1, 0.9, 0.8)
     machine.speed_up(200)

@@ -18,8 +18,8 @@ from vivace.compress.variant import Variant, find_linears
 from vivace.compress.walk import LayerWalk
 
 WORTHWHILE = 0.6
-"""Of a linear's weights; factors that have more of them leave it whole. With half of them, a token took 0.91 and 0.86 of
-its time in models of 16 and 135 million parameters; with 0.7 of them 1.20 and 1.03 (benchmarks/LOG.md)."""
+"""Of a linear's weights; factors that have more of them leave it whole. With half of them, a token took 0.91 and 0.86
+of its time in models of 16 and 135 million parameters; with 0.7 of them 1.20 and 1.03 (benchmarks/LOG.md)."""
 MULTIPLE = 16
 """Ranks are multiples: the engine computes as many outputs at a time, whole or not."""
 DAMPING = 1e-4

@@ -50,6 +50,10 @@ _LONGER_EVERY = 16
 """Of the times that a draft is asked, one is for a token more than seems best, so that its time becomes known."""
 _PLAIN_EVERY = 64
 """After this many steps in a row with proposals comes one without, so that its time stays known."""
+_PLAIN_EVERY_COMPUTED = 16
+_PLAIN_FIRST_COMPUTED = 8
+"""Where proposals are computed, they are a choice between two ways to compute the same: it is looked at more often, and
+not made before so many steps without."""
 _RECONSIDER_EVERY = 32
 """Predictions are made anew after this many steps."""
 _MEMORY = 48
@@ -63,7 +67,8 @@ _SEQUENCE_PRIOR = 3.0
 
 
 class Mean:
-    """A mean that forgets, and that one odd value moves little."""
+    """A mean of times that forgets. One odd value moves it little, but one far below tells that those before were odd:
+    nothing is computed faster than it can be."""
 
     __slots__ = ("at", "count", "value")
 
@@ -73,6 +78,8 @@ class Mean:
         self.at = 0
 
     def add(self, value: float, at: int) -> None:
+        if value < self.value / 2:
+            self.count = 0
         self.count = min(self.count + 1, _MEMORY)
         self.at = at
         if self.count > 2:
@@ -144,10 +151,10 @@ class StepTimes:
         if tokens >= _MIN_CHUNK:
             self._chunk_token.add(ms / tokens, self._now)
 
-    def plain(self, sequences: int) -> float | None:
-        """Of a pass that gives each sequence one token; None if that was never measured."""
+    def plain(self, sequences: int, least: int = 1) -> float | None:
+        """Of a pass that gives each sequence one token; None if that was not measured so many times."""
         mean = self._plain.get(size_class(sequences))
-        return None if mean is None else mean.value
+        return None if mean is None or mean.count < least else mean.value
 
     def chunk_token(self, plain: float, sequences: int) -> float:
         """Of one token more in a step that computes many."""
@@ -191,6 +198,8 @@ class Speculator:
         self.times = StepTimes()
         self._account_ms = 0.0
         self._reserve_steps = _RESERVE_STEPS_COMPUTED if proposer.computes else _RESERVE_STEPS
+        self._plain_every = _PLAIN_EVERY_COMPUTED if proposer.computes else _PLAIN_EVERY
+        self._plain_first = _PLAIN_FIRST_COMPUTED if proposer.computes else 1
         self._is_opened = not proposer.computes
         """Whether the account has had what it begins with."""
         self._steps = 0
@@ -212,8 +221,8 @@ class Speculator:
         if self._steps % _RECONSIDER_EVERY == 0:
             self._predicted.clear()
             self._hopes.clear()
-        plain = self.times.plain(sequences)
-        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= _PLAIN_EVERY:
+        plain = self.times.plain(sequences, self._plain_first)
+        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= self._plain_every:
             return ()
         hope = self._hopes.get(sequences)
         if hope is None:
@@ -368,7 +377,7 @@ class Speculator:
         plain = self.times.plain(sequences)
         if plain is None:
             return
-        if not self._is_opened:
+        if not self._is_opened and self.times.plain(sequences, self._plain_first) is not None:
             self._is_opened, self._account_ms = True, self._reserve_steps * plain
         cost = 0.0
         if proposed and made.chunk_tokens:
