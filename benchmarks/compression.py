@@ -55,9 +55,12 @@ RECIPES: Mapping[str, str] = {
     "width, int4": "prune_width(0.25), int4",
     "width, distilled, int8": f"prune_width(0.25), distill({TRAINED}), int8",
     "one layer less, width, int8": "drop_layers(0.125, by=loss), prune_width(0.25), int8",
+    "70% fewer bytes": "prune_width(0.1875, multiple=32), int4(method=gptq, tables=int8)",
+    "70% fewer bytes, large groups": "prune_width(0.125, multiple=128), int4(group_size=128, method=gptq, tables=int8)",
+    "70% fewer bytes, distilled": f"prune_width(0.1875), distill({TRAINED}), int4(method=gptq, tables=int8)",
     "one layer less, distilled, int4": f"drop_layers(0.125, by=loss), distill({TRAINED}), int4",
 }
-"""The first nineteen are steps alone, the last five combinations."""
+"""The first nineteen are steps alone, the last eight combinations."""
 
 PLOT_STYLE = (
     "body{font:16px/1.5 system-ui;max-width:860px;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fdfdfc}"
