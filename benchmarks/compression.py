@@ -8,7 +8,8 @@ and of the log-probability of right answers against the original, with paired 95
 time of a first token (128 tokens in) and of each after. Quality and speed are those of the format served: `none` for
 the original, int8 for variants of floats, int4 where the recipe says so. Variants are timed in turn, round after
 round, and medians count. Training is bounded by `--minutes` for each step that trains, so its figures are of so much
-training on this machine and no more. Variants that are there already are not made again.
+training on this machine and no more. Variants and figures of quality that are there already are not made again: a run
+that was cut off goes on, and a second one measures times alone. Let that one have the machine to itself.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RECIPES: Mapping[str, str] = {
     "int4 importance": "int4(method=importance)",
     "int4 awq": "int4(method=awq)",
     "int4 gptq": "int4(method=gptq)",
+    "int4 gptq, int8 tables": "int4(method=gptq, tables=int8)",
     "drop layers": "drop_layers(0.25, by=similarity)",
     "drop layers by loss": "drop_layers(0.25, by=loss)",
     "width": "prune_width(0.25)",
@@ -53,9 +55,12 @@ RECIPES: Mapping[str, str] = {
     "width, int4": "prune_width(0.25), int4",
     "width, distilled, int8": f"prune_width(0.25), distill({TRAINED}), int8",
     "one layer less, width, int8": "drop_layers(0.125, by=loss), prune_width(0.25), int8",
+    "70% fewer bytes": "prune_width(0.1875, multiple=32), int4(method=gptq, tables=int8)",
+    "70% fewer bytes, large groups": "prune_width(0.125, multiple=128), int4(group_size=128, method=gptq, tables=int8)",
+    "70% fewer bytes, distilled": f"prune_width(0.1875), distill({TRAINED}), int4(method=gptq, tables=int8)",
     "one layer less, distilled, int4": f"drop_layers(0.125, by=loss), distill({TRAINED}), int4",
 }
-"""The first eighteen are steps alone, the last five combinations."""
+"""The first nineteen are steps alone, the last eight combinations."""
 
 PLOT_STYLE = (
     "body{font:16px/1.5 system-ui;max-width:860px;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fdfdfc}"
@@ -70,8 +75,12 @@ def find_format(recipe: str) -> str:
     return "int4" if "int4" in recipe else "int8" if recipe else "none"
 
 
+def name_place(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "")
+
+
 def make(options: argparse.Namespace, name: str, recipe: str) -> Path:
-    place: Path = options.out / name.replace(" ", "-").replace(",", "")
+    place: Path = options.out / name_place(name)
     if not (place / "recipe.json").is_file():
         compress(
             options.model,
@@ -84,15 +93,20 @@ def make(options: argparse.Namespace, name: str, recipe: str) -> Path:
     return place
 
 
-def measure_quality(options: argparse.Namespace, model: str, quantize: str) -> dict[str, Any]:
+def measure_quality(options: argparse.Namespace, name: str, model: str, quantize: str) -> dict[str, Any]:
+    kept = options.out / f"{name_place(name)}.quality.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
     config = EvaluationConfig(quantize=quantize, length=256, limit=options.records, max_tokens=32, divergence=False)
-    found: dict[str, Any] = {}
+    found = {}
     for file, wanted in (
         (options.text, ("perplexity", "ended")),
         (options.questions, ("answer_log_probability", "f1")),
     ):
         [figures] = evaluate(model, file, options.model, config)["through"].values()
         found |= {figure: figures[figure] for figure in wanted}
+    kept.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
@@ -152,7 +166,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of training, for each step that trains")
     parser.add_argument("--records", type=int, default=40)
     parser.add_argument("--calibration-tokens", type=int, default=16384)
-    parser.add_argument("--speed-rounds", type=int, default=5)
+    parser.add_argument("--speed-rounds", type=int, default=5, help="0: quality alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     recipes = {"original": ""} | {name: RECIPES[name] for name in options.only or RECIPES}
@@ -171,8 +185,10 @@ def main() -> None:
             "cr_parameters": ratio.parameter_ratio,
             "cr_bytes": ratio.byte_ratio,
         }
-        rows.append(row | measure_quality(options, model, quantize))
+        rows.append(row | measure_quality(options, name, model, quantize))
         print(name, json.dumps(rows[-1]), flush=True)
+    if not options.speed_rounds:
+        return
     speeds = time_in_turn(models, options.speed_rounds)
     rows = [row | speeds[row["name"]] for row in rows]
     (options.out / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

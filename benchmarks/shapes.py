@@ -48,6 +48,7 @@ class Shape:
 SHAPES = {
     "15m": Shape(8192, 384, 1024, 6, 6, 6),
     "135m": Shape(49152, 576, 1536, 30, 9, 3),  # SmolLM2-135M
+    "135m-draft": Shape(49152, 192, 512, 2, 3, 3),
     "qwen0.5b": Shape(151936, 896, 4864, 24, 14, 2),  # Qwen2.5-0.5B without biases
 }
 

@@ -176,6 +176,8 @@ class Oracle:
         self.rng = random.Random(seed)
         self.vocab_size = vocab_size
 
+    computes = False
+
     def propose(self, asks: Sequence[Ask]) -> list[Proposal | None]:
         return [self._foretell(ask) for ask in asks]
 
@@ -215,7 +217,8 @@ class FakeRunner:
     """Computes batches exactly as the contract says, on `pass_ms` of `clock` for each pass of the model.
 
     Launches numbered in `fail_at`, from 0, raise `PlantedError`. `on_launch` is called with each batch and
-    `on_pass` after each pass, so a test can act in the middle of a step.
+    `on_pass` after each pass, so a test can act in the middle of a step. With `goes_back`, rows may begin before what
+    their slot has computed, as a draft's do; an engine's never do but by what it proposed.
     """
 
     def __init__(
@@ -227,6 +230,7 @@ class FakeRunner:
         fail_at: Collection[int] = (),
         on_launch: Callable[[Batch], None] | None = None,
         on_pass: Callable[[], None] | None = None,
+        goes_back: bool = False,
     ) -> None:
         self.limits = limits
         self.clock = clock or FakeClock()
@@ -234,6 +238,7 @@ class FakeRunner:
         self.fail_at = fail_at
         self.on_launch = on_launch
         self.on_pass = on_pass
+        self.goes_back = goes_back
         self.launches = 0
         self.computed_tokens = 0
         self.interrupts = 0
@@ -347,7 +352,7 @@ class FakeRunner:
         slot.table.extend(row.blocks)
         tokens = list(row.tokens) if row.tokens else [_given(slot.sampled)]
         assert all(0 <= token < self.limits.vocab_size for token in tokens), "a token outside the vocabulary"
-        if row.tokens and slot.sampled is not None:
+        if row.tokens and slot.sampled is not None and not self.goes_back:
             assert row.want is Want.VERIFY, "the slot's own token was sent back to it"
             assert row.tokens[0] == slot.sampled, "a proposal that does not begin with the pending token"
         last = row.position + len(tokens) + row.limit - 2
@@ -378,6 +383,8 @@ class FakeRunner:
         return slot_or_none
 
     def _check_row(self, row: Row, slot: _Slot) -> None:
+        if self.goes_back:
+            del slot.history[row.position :]
         assert row.position == len(slot.history), f"position {row.position} where {len(slot.history)} was due"
         assert all(0 <= block < self.limits.blocks for block in row.blocks), "a block out of range"
         table = [*slot.table, *row.blocks]

@@ -132,6 +132,16 @@ def test_speculation_can_be_turned_off_and_answers_the_same(tiny: list[str]) -> 
     assert generate(*asked, "draft").exit_code == 2
 
 
+def test_a_draft_gives_the_same_answer(tiny: list[str], llama_directory: Path) -> None:
+    asked = (*tiny, "--prompt", "abcabcabc", "--max-tokens", "60", "--ignore-eos")
+    texts = [generate(*asked, *more) for more in ((), ("--draft", str(llama_directory)))]
+    assert [result.exit_code for result in texts] == [0, 0]
+    assert texts[0].stdout_bytes == texts[1].stdout_bytes
+    refused = generate(*asked, "--draft", str(llama_directory), "--speculate", "lookup")
+    assert refused.exit_code == 1
+    assert "Leave speculate=lookup out" in refused.output
+
+
 def test_json_holds_text_tokens_and_times(tiny: list[str], llama_directory: Path) -> None:
     result = generate(*tiny, "--prompt", "Hello", "--max-tokens", "30", "--ignore-eos", "--json")
     assert result.exit_code == 0

@@ -12,6 +12,7 @@ from vivace.engine.admission import AdmissionConfig
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import ConfigError
 from vivace.launch import launch, open_ladder, parse_ladder
+from vivace.llm import open_draft
 from vivace.runners.native import NativeConfig
 
 
@@ -54,3 +55,19 @@ def test_a_ladder_is_launched_with_a_cost_for_each_rung(tmp_path: Path) -> None:
         assert len(launched.bridge.stats().costs) == 2
     finally:
         launched.close()
+
+
+def test_a_draft_has_as_much_room_as_its_model_and_speaks_for_no_ladder(tmp_path: Path) -> None:
+    directory = str(write_llama(tmp_path / "one"))
+    draft = open_draft(str(write_llama(tmp_path / "small", layers=1, seed=2)), open_ladder({"": directory})[""])
+    config = NativeConfig(threads=1, max_sequences=4, max_batch_tokens=64, kv_memory_bytes=2**20, quantize="none")
+    policy, rules = SchedulerConfig(max_proposed=4), AdmissionConfig()
+    launched = launch(open_ladder({"": directory}), config, policy, rules, draft=draft)
+    try:
+        assert launched.draft is not None
+        assert launched.draft.limits == launched.runners[""].limits
+        assert launched.draft.weight_bytes < launched.runners[""].weight_bytes
+    finally:
+        launched.close()
+    with pytest.raises(ConfigError, match="speaks for one model"):
+        launch(open_ladder({"full": directory, "fast": directory}), config, policy, rules, draft=draft)

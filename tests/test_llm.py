@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.checkpoints import write_llama
 from tests.fakes import FakeRunner
 from vivace.batch import Batch, RunnerLimits, Sampling
 from vivace.engine.engine import Engine, EngineStats
@@ -648,3 +649,28 @@ def test_speculation_changes_no_answer_and_its_name_is_checked(llama_directory: 
             )
     with pytest.raises(ConfigError, match="lookup, off"):
         load(llama_directory, speculate="draft", **TINY)
+
+
+def test_a_draft_changes_no_answer_and_is_closed_with_the_model(llama_directory: Path, tmp_path: Path) -> None:
+    other = write_llama(tmp_path / "draft", layers=1, hidden=32, seed=5)
+    options: dict[str, Any] = {"max_tokens": 200, "seed": 1, "ignore_eos": True}
+    with load(llama_directory, **TINY) as plain:
+        wanted = [plain.generate("abcabcabcabc", temperature=warm, **options).token_ids for warm in (0.0, 1.0)]
+    for draft in (llama_directory, other):
+        with load(llama_directory, draft=draft, **TINY) as llm:
+            found = [llm.generate("abcabcabcabc", temperature=warm, **options).token_ids for warm in (0.0, 1.0)]
+        assert found == wanted
+        assert not hasattr(llm.draft, "_decoder")
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_the_remedy(llama_directory: Path, tmp_path: Path) -> None:
+    draft = write_llama(tmp_path / "draft")
+    text = (draft / "tokenizer.json").read_text()
+    (draft / "tokenizer.json").write_text(text.replace('"a"', '"\u00e4"', 1).replace('"b"', '"a"', 1))
+    with pytest.raises(ConfigError, match=r"another vocabulary.*vivace compress"):
+        load(llama_directory, draft=draft, **TINY)
+    larger = write_llama(tmp_path / "larger", vocab=640)
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        load(llama_directory, draft=larger, **TINY)
+    with pytest.raises(ConfigError, match="Leave speculate=lookup out"):
+        load(llama_directory, draft=llama_directory, speculate="lookup", **TINY)

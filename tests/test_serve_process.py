@@ -139,6 +139,21 @@ async def test_a_chat_streamed_is_the_same_text(client: openai.AsyncOpenAI, mini
     assert await read(stream) == (due.text, due.finish_reason)
 
 
+async def test_a_draft_gives_the_same_answers_and_is_seen_in_the_metrics(mini: LLM) -> None:
+    due = [mini.generate(TOWNS, max_tokens=60, temperature=warm, seed=3).text for warm in (0.0, 0.8)]
+    with serving("mini", "--threads", "1", "--draft", "mini") as server:
+        async with server.client() as client:
+            for warm, text in zip((0.0, 0.8), due, strict=True):
+                answer = await client.chat.completions.create(
+                    model="mini", messages=TOWNS, max_tokens=60, temperature=warm, seed=3
+                )
+                assert answer.choices[0].message.content == text
+        async with httpx.AsyncClient() as plain:
+            metrics = (await plain.get(f"{server.url}/metrics")).text
+        assert "vivace_engine_proposed_tokens_total" in metrics
+        server.stop()
+
+
 async def test_text_is_completed_whole_and_streamed(client: openai.AsyncOpenAI, mini: LLM) -> None:
     prompt = "Once upon a time"
     due = mini.generate(prompt, max_tokens=20, temperature=0.0).text

@@ -87,7 +87,8 @@ class Row:
 
     slot: int
     position: int
-    """Of the row's first token in its sequence; every position before it is in the slot's blocks already."""
+    """Of the row's first token in its sequence; every position before it is in the slot's blocks already. A slot
+    that has computed more goes back: keys and values from there on are written over."""
     tokens: Sequence[int] = ()
     """The tokens to compute. Empty: the one token this slot sampled last."""
     blocks: Sequence[int] = ()

@@ -67,10 +67,16 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _add_speculation_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--speculate", type=click.Choice(["lookup", "off"]), default="off", show_default=True,
-                        help="Propose what followed the same words before, and verify it where that is faster; "
-                        "answers stay the same.")(command)  # fmt: skip
+def _add_speculation_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--draft", metavar="DRAFT_MODEL",
+                     help="A smaller model of the same tokenizer, served as int8, whose tokens are proposed instead."),
+        click.option("--speculate", type=click.Choice(["lookup", "off"]), default="off", show_default=True,
+                     help="Propose what followed the same words before, and verify it where that is faster; "
+                     "answers stay the same."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def _add_server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -217,9 +223,11 @@ def main() -> None:
 @click.option("--chat", is_flag=True, help="Put the prompt through the model's chat template.")
 @_add_sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with tokens and timing.")
-@_add_speculation_option
+@_add_speculation_options
 @_add_model_options
-def generate(model: str, prompt: str, chat: bool, as_json: bool, speculate: str, **options: Any) -> None:
+def generate(
+    model: str, prompt: str, chat: bool, as_json: bool, speculate: str, draft: str | None, **options: Any
+) -> None:
     """Continue PROMPT with MODEL: mini (embedded), a directory, or a hub id."""
     from vivace.llm import load
     from vivace.progress import show_progress
@@ -233,7 +241,7 @@ def generate(model: str, prompt: str, chat: bool, as_json: bool, speculate: str,
     if not as_json and (params.logprobs is not None or params.prompt_logprobs):
         raise click.UsageError("--logprobs and --prompt-logprobs are printed with --json only; add it.")
     with show_progress(f"Loading {model}", sys.stderr) as progress:
-        loaded = load(model, progress=progress, speculate=speculate, **_model_options(**options))
+        loaded = load(model, progress=progress, speculate=speculate, draft=draft, **_model_options(**options))
     with loaded as llm:
         request = [{"role": "user", "content": prompt}] if chat else prompt
         if as_json:
@@ -280,7 +288,7 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
     help="Variants of one model, the best first: the next answers what the one before cannot in time.",
 )
 @_add_server_options
-@_add_speculation_option
+@_add_speculation_options
 @_add_model_options
 def serve(
     models: tuple[str, ...],
@@ -288,14 +296,16 @@ def serve(
     api_keys: tuple[str, ...],
     api_key_file: TextIO | None,
     budget: str | None,
+    draft: str | None,
     **options: Any,
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
     from vivace.budget import NO_BUDGET, parse_budget
     from vivace.engine.admission import AdmissionConfig
     from vivace.engine.scheduler import SchedulerConfig
-    from vivace.engine.speculation import MAX_PROPOSED
+    from vivace.engine.speculation import find_max_proposed
     from vivace.launch import launch, open_ladder
+    from vivace.llm import open_draft
     from vivace.progress import show_progress
     from vivace.runners.native import NativeConfig
     from vivace.server import app
@@ -319,16 +329,19 @@ def serve(
     policy = SchedulerConfig(
         max_waiting=options.pop("max_waiting"),
         policy=options.pop("policy"),
-        max_proposed=MAX_PROPOSED[options.pop("speculate")],
+        max_proposed=find_max_proposed(options.pop("speculate"), draft=draft is not None),
     )
     rules = AdmissionConfig(by_forecast=options.pop("admission"), pressed_max_tokens=options.pop("pressed_max_tokens"))
     opened = open_ladder(_name_models(models, ladder))
+    small = None if draft is None else open_draft(draft, next(iter(opened.values())))
     with show_progress(f"Loading {', '.join(model.name for model in opened.values())}", sys.stderr) as progress:
-        launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress)
+        launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress, small)
     try:
         model = opened[launched.first]
         model.tokenizer.prepare_chat()
         summary = _summarize(model, launched.runners[launched.first], options["quantize"])
+        if small is not None and launched.draft is not None:
+            summary |= {"draft": small.name, "draft_weight_bytes": launched.draft.weight_bytes}
         app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json"))
     finally:
         launched.close()
@@ -371,6 +384,9 @@ def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
         {
             "model": f"{summary['model']}, context {summary['context_length']:,} tokens",
             "format": f"{summary['format']}, {summary['weight_bytes'] / 1e6:,.1f} MB of weights",
+            "draft": f"{summary['draft']}, {summary['draft_weight_bytes'] / 1e6:,.1f} MB of weights"
+            if "draft" in summary
+            else "none",
             "floor": f"{summary['floor_ms_per_token']:.3f} ms a token, reading {summary['read_gb_per_s']} GB/s; "
             f"{summary['kernels']}, {summary['threads']} threads",
             "chat page": f"{url}/",

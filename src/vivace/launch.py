@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from vivace.engine.admission import Admission, AdmissionConfig
 from vivace.engine.bridge import EngineThread
 from vivace.engine.cost import calibrate
+from vivace.engine.draft import DraftProposer
 from vivace.engine.engine import Engine
 from vivace.engine.forecast import StepLimits
 from vivace.engine.ladder import Ladder
 from vivace.engine.scheduler import SchedulerConfig
 from vivace.errors import ConfigError
 from vivace.grammar import GrammarCompiler
-from vivace.llm import load_runner
+from vivace.llm import load_draft, load_runner
 from vivace.models.model import Model, open_model
 from vivace.runners.native import NativeConfig, NativeRunner
 
@@ -33,6 +34,7 @@ class Launched:
     """By variant, the best first."""
     runners: Mapping[str, NativeRunner]
     bridge: EngineThread
+    draft: NativeRunner | None = None
 
     @property
     def first(self) -> str:
@@ -41,6 +43,8 @@ class Launched:
     def close(self) -> None:
         for runner in self.runners.values():
             runner.close()
+        if self.draft is not None:
+            self.draft.close()
 
 
 def parse_ladder(rungs: Sequence[str]) -> dict[str, str]:
@@ -80,17 +84,28 @@ def launch(
     policy: SchedulerConfig,
     rules: AdmissionConfig,
     progress: Callable[[float], None] | None = None,
+    draft: Model | None = None,
 ) -> Launched:
-    """Load the weights, measure what steps cost, and make the engine's thread, not started yet."""
+    """Load the weights, measure what steps cost, and make the engine's thread, not started yet.
+
+    `draft` proposes tokens, where the policy allows any. Raises `ConfigError` for one beside several models.
+    """
+    if draft is not None and len(models) > 1:
+        raise ConfigError("A draft speaks for one model. Serve a ladder without it, or one model with it.")
     runners: dict[str, NativeRunner] = {}
+    drafting: NativeRunner | None = None
     try:
         for name, model in models.items():
             runners[name] = load_runner(model, config, progress)
+        if draft is not None:
+            drafting = load_draft(draft, config, next(iter(runners.values())).limits)
+        proposer = None if drafting is None else DraftProposer(drafting)
         engines = {
-            name: Engine(runner, policy, cost=calibrate(runner, time.monotonic)) for name, runner in runners.items()
+            name: Engine(runner, policy, cost=calibrate(runner, time.monotonic), proposer=proposer)
+            for name, runner in runners.items()
         }
     except BaseException:
-        for runner in runners.values():
+        for runner in (*runners.values(), *([drafting] if drafting else [])):
             runner.close()
         raise
     model = next(iter(models.values()))
@@ -98,4 +113,4 @@ def launch(
     most = min(runner.limits.max_batch_tokens for runner in runners.values())
     admission = Admission(rules, StepLimits(policy.max_step_ms, most), tuple(models))
     engine = next(iter(engines.values())) if len(engines) == 1 else Ladder(engines)
-    return Launched(models, runners, EngineThread(engine, compiler, admission=admission))
+    return Launched(models, runners, EngineThread(engine, compiler, admission=admission), drafting)

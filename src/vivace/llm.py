@@ -18,16 +18,17 @@ from typing import Any
 
 import msgspec
 
-from vivace.batch import Logprobs
+from vivace.batch import BLOCK_SIZE, Logprobs, RunnerLimits
 from vivace.budget import Timeline
+from vivace.engine.draft import DraftProposer
 from vivace.engine.engine import Engine
 from vivace.engine.request import FinishReason, Request, Update
 from vivace.engine.scheduler import SchedulerConfig
-from vivace.engine.speculation import MAX_PROPOSED
+from vivace.engine.speculation import find_max_proposed
 from vivace.errors import ConfigError, EngineStoppedError, RequestError, StepFailedError
 from vivace.models.model import Model, open_model
 from vivace.models.weights import read_weights
-from vivace.runners.native import NativeConfig, NativeRunner, load_native_runner
+from vivace.runners.native import NativeConfig, NativeRunner, count_kv_bytes, load_native_runner
 from vivace.sampling import SamplingParams, build_request
 from vivace.tokenizer import TextStream
 
@@ -57,14 +58,20 @@ class Generation:
 class LLM:
     """A loaded model. Any number of threads may generate at once; their requests share steps."""
 
-    def __init__(self, model: Model, runner: NativeRunner, speculate: str = "off") -> None:
-        """`speculate` is `lookup` or `off`; the answers are the same. Raises `ConfigError` for anything else."""
-        if speculate not in MAX_PROPOSED:
-            raise ConfigError(f"speculate is {speculate!r}; it must be one of {', '.join(MAX_PROPOSED)}.")
+    def __init__(
+        self, model: Model, runner: NativeRunner, speculate: str = "off", draft: NativeRunner | None = None
+    ) -> None:
+        """`speculate` is `lookup` or `off`; a `draft` speculates too, and is closed with this. Answers stay the same.
+
+        Raises `ConfigError` as `find_max_proposed` does.
+        """
+        most = find_max_proposed(speculate, draft=draft is not None)
         self.model = model
         self.runner = runner
+        self.draft = draft
         # What waits here are the caller's own prompts, in the caller's own memory: nobody gains if they are refused.
-        self._engine = Engine(runner, SchedulerConfig(max_waiting=sys.maxsize, max_proposed=MAX_PROPOSED[speculate]))
+        policy = SchedulerConfig(max_waiting=sys.maxsize, max_proposed=most)
+        self._engine = Engine(runner, policy, proposer=None if draft is None else DraftProposer(draft))
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         """Held while waiting for the other, so that one who comes back for it lets another go first."""
@@ -111,6 +118,8 @@ class LLM:
             if not self._closed:
                 self._closed = True
                 self.runner.close()
+                if self.draft is not None:
+                    self.draft.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -337,14 +346,15 @@ def load(
     *,
     progress: Callable[[float], None] | None = None,
     speculate: str = "off",
+    draft: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> LLM:
     """Load a model: `mini`, which is embedded here, a Hugging Face directory, or a hub id.
 
     `options` are fields of `NativeConfig`: quantize, threads, max_sequences, max_batch_tokens, kv_memory_bytes.
     With `speculate="lookup"`, tokens that followed before are proposed and verified together where that is faster;
-    `"off"`, the default, gives the same answers one token at a time. Raises a `ModelError` that names the file and the
-    remedy, or `ConfigError`.
+    `"off"`, the default, gives the same answers one token at a time. With `draft`, a smaller model of the same
+    tokenizer proposes them. Raises a `ModelError` that names the file and the remedy, or `ConfigError`.
     """
     if unknown := _describe_unknown(options, NativeConfig.__slots__):
         raise ConfigError(unknown)
@@ -352,11 +362,33 @@ def load(
         config = NativeConfig(**options)
     except TypeError as error:
         raise ConfigError(f"An option is of the wrong type ({error}); see NativeConfig.") from error
+    find_max_proposed(speculate, draft=draft is not None)
     model = open_model(os.fspath(name))
-    return LLM(model, load_runner(model, config, progress), speculate)
+    small = None if draft is None else open_draft(os.fspath(draft), model)
+    runner = load_runner(model, config, progress)
+    return LLM(model, runner, speculate, None if small is None else load_draft(small, config, runner.limits))
 
 
 def load_runner(model: Model, config: NativeConfig, progress: Callable[[float], None] | None = None) -> NativeRunner:
     """The CPU runner of an opened model."""
     weights = read_weights(model.config, model.open_checkpoint())
     return load_native_runner(model.config, weights, config, progress)
+
+
+def open_draft(name: str, model: Model) -> Model:
+    """A model whose tokens may be proposed to another. Raises a `ModelError`, or `ConfigError` if they are others."""
+    draft = open_model(name)
+    if not draft.tokenizer.has_same_vocabulary(model.tokenizer) or draft.config.vocab_size != model.config.vocab_size:
+        raise ConfigError(
+            f"The draft {draft.name} has another vocabulary than {model.name}, so its tokens would be other words. "
+            f"Give a model with the tokenizer.json of {model.name}, such as one that vivace compress makes of it with "
+            '--recipe "draft(layers=2), distill".'
+        )
+    return draft
+
+
+def load_draft(draft: Model, config: NativeConfig, target: RunnerLimits) -> NativeRunner:
+    """A draft's runner, with as much room as that of the model it speaks for. Its weights are int8 whatever the model's
+    are: that costs proposals, never an answer."""
+    kv_bytes = target.blocks * BLOCK_SIZE * count_kv_bytes(draft.config, "int8")
+    return load_runner(draft, replace(config, quantize="int8", quantize_tables=False, kv_memory_bytes=kv_bytes))

@@ -68,10 +68,12 @@ class Tokenizer:
     def is_same(self, other: Tokenizer) -> bool:
         """Whether both make the same tokens of every text and every conversation."""
         return self is other or (
-            self._vocabulary.to_str() == other._vocabulary.to_str()
-            and self._template.is_same(other._template)
-            and self._names == other._names
+            self.has_same_vocabulary(other) and self._template.is_same(other._template) and self._names == other._names
         )
+
+    def has_same_vocabulary(self, other: Tokenizer) -> bool:
+        """Whether a token of one is the same piece of text in the other, whatever templates make of conversations."""
+        return self is other or self._vocabulary.to_str() == other._vocabulary.to_str()
 
     @property
     def bos_token(self) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +39,30 @@ def test_text_and_gzip_are_read_too(model: Model, tmp_path: Path) -> None:
     text = "It was the best of times, it was the worst of times.\n" * 40
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
-    assert read(model, tmp_path / "a.txt") == read(model, tmp_path / "b.txt.gz")
+    assert read(model, tmp_path / "a.txt").sequences == read(model, tmp_path / "b.txt.gz").sequences
+
+
+def test_questions_and_labelled_texts_are_read_as_what_they_say(model: Model, tmp_path: Path) -> None:
+    asked = {"context": "It is red. " * 20, "question": "Which colour?", "answers": ["red", "dark red"]}
+    for name, record, said in (
+        ("q.jsonl", asked, "Which colour?\nred\n"),
+        ("i.jsonl", {"text": "play it " * 20, "label": "music"}, "play it"),
+        ("t.jsonl", {"text": "Once upon a time. " * 20}, "Once upon a time."),
+    ):
+        (tmp_path / name).write_text(f"{json.dumps(record)}\n" * 12)
+        found = read(model, tmp_path / name)
+        assert said in model.tokenizer.decode([token for sequence in found.sequences for token in sequence])
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b'{"messages": [{"role": "user", "content": "Hi"}]}', "calibration takes 320 at least"),
-        ("a.txt", b"", "holds 0 tokens"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("a.jsonl", b'{"text": "Hi"}', "calibration takes 320 at least"),
+        ("a.txt", b"", "is empty"),
+        ("a.txt", b"\xff\xfe", "no text in UTF-8"),
         ("a.jsonl", b"{", "line 1 is no JSON"),
-        ("a.jsonl", b'{"messages": [{"role": 1}]}', "none of the fields"),
-        ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.jsonl", b'{"messages": [{"role": 1}]}', "is no object of role and content"),
+        ("a.jsonl.gz", b"no gzip", "is no JSON"),
     ],
 )
 def test_data_that_is_broken_or_too_short_is_refused(

@@ -76,7 +76,7 @@ def test_any_value_is_a_recipe_or_refused(value: object) -> None:
         ("int4(1e999)", "not so large"),
         ("int4(32abc)", "cannot be read at character 6"),
         ("int4([[[[[[1]]]]]])", "fewer lists"),
-        ("int4(1, 2, 3, 4, 5, 6, 7, 8, 9)", "at most 7 settings"),
+        ("int4(1, 2, 3, 4, 5, 6, 7, 8, 9)", "at most 8 settings"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(text: str, message: str) -> None:

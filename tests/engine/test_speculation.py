@@ -8,14 +8,24 @@ from collections.abc import Sequence
 import pytest
 
 from vivace.engine.proposer import Ask, Proposal
-from vivace.engine.speculation import MAX_PROPOSED, Speculation, Speculator, StepTimes, size_class
+from vivace.engine.speculation import (
+    MAX_DRAFTED,
+    MAX_PROPOSED,
+    Speculation,
+    Speculator,
+    StepTimes,
+    find_max_proposed,
+    size_class,
+)
+from vivace.errors import ConfigError
 
 
 class Scripted:
     """Proposes zeros for everyone, and counts how often it is asked."""
 
-    def __init__(self, strength: int = 5) -> None:
+    def __init__(self, strength: int = 5, *, computes: bool = False) -> None:
         self.strength = strength
+        self.computes = computes
         self.asked = 0
         self.forgotten: list[str] = []
 
@@ -178,3 +188,74 @@ def test_the_proposer_is_not_asked_at_every_short_step_in_vain() -> None:
     machine = Machine(0.12, 0.11, sequences=1, right=0.0)
     machine.speed_up(1000)
     assert machine.proposer.asked < 100
+
+
+class DraftMachine(Machine):
+    """Where each token asked for takes `draft_ms` too."""
+
+    def __init__(self, base_ms: float, token_ms: float, sequences: int, right: float, draft_ms: float) -> None:
+        super().__init__(base_ms, token_ms, sequences, right)
+        self.draft_ms = draft_ms
+        self.proposer = Scripted(0, computes=True)
+        self.speculator = Speculator(self.proposer, MAX_DRAFTED)
+        self.depths: list[int] = []
+
+    def step(self) -> Speculation:
+        places = self.speculator.choose(self.sequences)
+        depth = self.speculator.find_depth(self.sequences) if places else 0
+        asks = {place: Ask(f"{place}", [1], depth) for place in places if depth}
+        made = self.speculator.plan(self.sequences, asks, 0, 1000)
+        tokens = [[0] for _ in range(self.sequences)]
+        for place, (_, proposal) in made.proposals.items():
+            for _ in proposal.tokens:
+                if self.rng.random() >= self.right:
+                    break
+                tokens[place].append(0)
+        ms = self.step_ms(self.sequences + made.proposed) + depth * self.draft_ms
+        self.speculator.observe(made, tokens, 1, ms)
+        self.depths.append(depth)
+        self.ms += ms
+        self.tokens += sum(map(len, tokens))
+        return made
+
+
+@pytest.mark.parametrize(("right", "draft_ms", "least"), [(0.95, 0.8, 2.5), (0.7, 0.8, 1.5), (0.6, 2.0, 1.05)])
+def test_a_draft_that_pays_is_asked_for_as_much_as_pays(right: float, draft_ms: float, least: float) -> None:
+    machine = DraftMachine(8.0, 0.5, 1, right, draft_ms)
+    assert machine.speed_up(2000) > least
+    assert (sorted(machine.depths[1000:])[500] >= 5) == (right > 0.9)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3, 0.6])
+def test_a_draft_that_costs_more_than_it_brings_loses_little(right: float) -> None:
+    assert DraftMachine(0.1, 0.1, 1, right, 0.15).speed_up(6000) > 0.96
+
+
+def test_a_machine_that_is_slow_to_begin_with_does_not_make_a_bad_draft_look_good() -> None:
+    machine = DraftMachine(0.2, 0.05, 1, right=1.0, draft_ms=0.3)
+    for _ in range(2):
+        machine.speculator.observe(Speculation(1), [[0]], 1, 4.0)
+    assert machine.speed_up(4000) > 0.93
+
+
+def test_a_draft_is_not_asked_beside_prompts_nor_beyond_the_time_that_streams_have() -> None:
+    machine = DraftMachine(8.0, 0.5, 1, 0.9, 0.8)
+    machine.speed_up(200)
+    assert list(machine.speculator.choose(1, chunk_tokens=64)) == []
+    assert machine.speculator.find_depth(1, spare_ms=0.1) == 0
+    assert 0 < machine.speculator.find_depth(1, spare_ms=3.0) < machine.speculator.find_depth(1)
+
+
+def test_a_step_that_only_read_teaches_neither_time() -> None:
+    speculator = Speculator(Scripted(0, computes=True), 4)
+    speculator.observe(Speculation(1), [[0]], 1, 8.0)
+    speculator.observe(Speculation(1, computed=True), [[0]], 1, 80.0)
+    assert speculator.times.plain(1) == 8.0
+
+
+def test_a_draft_beside_another_way_to_speculate_is_refused() -> None:
+    assert (find_max_proposed("off", draft=True), find_max_proposed("off", draft=False)) == (MAX_DRAFTED, 0)
+    with pytest.raises(ConfigError, match="Leave speculate=lookup out"):
+        find_max_proposed("lookup", draft=True)
+    with pytest.raises(ConfigError, match="must be one of"):
+        find_max_proposed("always", draft=False)

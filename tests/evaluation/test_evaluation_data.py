@@ -44,6 +44,13 @@ def test_all_else_is_text(tmp_path: Path) -> None:
     assert read_data(tmp_path / "b").kind == "text"
 
 
+def test_lines_of_text_alone_are_the_text_of_the_file(tmp_path: Path) -> None:
+    found = read_data(write_lines(tmp_path / "d.jsonl", {"text": "one"}, {"text": "two", "id": "2"}))
+    assert (found.kind, found.text, found.records) == ("text", "one\ntwo\n", ())
+    with pytest.raises(DataError, match="line 2 holds text, and the lines before it intents"):
+        read_data(write_lines(tmp_path / "d.jsonl", LABELLED, {"text": "two"}))
+
+
 def test_compressed_files_are_read_as_they_are(tmp_path: Path) -> None:
     plain = write_lines(tmp_path / "d.jsonl", LABELLED)
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
@@ -55,7 +62,8 @@ def test_compressed_files_are_read_as_they_are(tmp_path: Path) -> None:
     [
         ('{"prompt": "x"}', r"line 1 .*'prompt'.*known are"),
         ('{"text": "x", "label": "y", "weight": 2}', r"line 1 .*unknown field 'weight'.*Remove it"),
-        ('{"text": "x"}', r"line 1 lacks label"),
+        ('{"label": "x"}', r"line 1 lacks text"),
+        ('{"text": "x", "weight": 2}', r"line 1 .*unknown field 'weight'"),
         ('{"text": "", "label": "y"}', r"text is ''.*not empty"),
         ('{"text": 3, "label": "y"}', r"text is 3"),
         ('{"messages": []}', r"messages must be a list"),

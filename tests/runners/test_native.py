@@ -13,6 +13,7 @@ from tests.checkpoints import write_llama, write_qwen2
 from tests.runners.loading import Loaded, blocks_for, generate, hidden_of, load_directory, random_prompt, run
 from tests.runners.test_reference import CHECKPOINTS, transformers_logits
 from vivace.batch import Batch, Row, Sampling, Want
+from vivace.engine.draft import DraftProposer
 from vivace.engine.engine import Engine
 from vivace.engine.proposer import Ask, Proposal
 from vivace.engine.request import Request
@@ -241,12 +242,33 @@ def test_the_engine_answers_the_same_whatever_is_proposed(name: str, runner: Nat
     assert 0 < engine.stats().accepted < engine.stats().proposed
 
 
+@pytest.mark.parametrize("name", ["greedy", "warm", "top-p"])
+def test_a_draft_on_a_runner_of_its_own_changes_no_answer(name: str, isa: str, llama: Loaded) -> None:
+    """The draft is the model itself in int8: right at times, and wrong at times."""
+    runner, small = llama.native("none"), llama.native("int8")
+    requests = [
+        Request(f"{index}", tuple(random_prompt(40, seed=index)), 60, SAMPLINGS[name], arrived=0.0)
+        for index in range(3)
+    ]
+    plain: dict[str, list[int]] = {}
+    collect_answers(Engine(runner, SchedulerConfig()), requests, plain)
+    found: dict[str, list[int]] = {}
+    ticks = itertools.count()
+    config = SchedulerConfig(max_burst_steps=1, max_proposed=6)
+    engine = Engine(runner, config, clock=lambda: float(next(ticks)), proposer=DraftProposer(small))
+    collect_answers(engine, requests, found)
+    assert found == plain
+    assert 0 < engine.stats().accepted < engine.stats().proposed
+
+
 class Recollection:
     """Proposes what is known to follow, every fifth token wrong."""
 
     def __init__(self, known: dict[str, list[int]]) -> None:
         self.known = known
         self.random = np.random.default_rng(3)
+
+    computes = False
 
     def propose(self, asks: Sequence[Ask]) -> list[Proposal | None]:
         answers: list[Proposal | None] = []

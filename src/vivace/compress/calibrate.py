@@ -1,28 +1,21 @@
 """Text for a model to look at while it is compressed: files of conversations or plain text to sequences of tokens.
 
-Read are JSON lines, each with `messages`, `text`, or `context`, `question` and `answers`, and plain text; either may be
-compressed with gzip. Records are shuffled by the seed, put through the chat template where they are conversations,
-and laid end to end into sequences of one length. Imports no torch: data that is too short is refused before that is
-loaded.
+Records, as `evaluation.data` reads them, are shuffled by the seed, put through the chat template where they are
+conversations, and laid end to end into sequences of one length. Imports no torch: data that is too short is refused
+before that is loaded.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vivace.errors import ConfigError, DataError, RequestError
+from vivace.evaluation.data import Conversation, Data, Intent, Question, read_data
 from vivace.models.config import ModelConfig
 from vivace.tokenizer import Tokenizer
-
-MAX_DATA_BYTES = 1 << 30
-"""Of text, once unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class Calibration:
     sequences: tuple[tuple[int, ...], ...]
     held_out: tuple[tuple[int, ...], ...]
     digest: str
-    """SHA-256 of the file, as hexadecimal digits."""
+    """SHA-256 of the file as it is stored, as hexadecimal digits."""
 
     @property
     def tokens(self) -> int:
@@ -70,8 +63,8 @@ def read_calibration(
     length = min(config.length, model.context_length)
     needed = max(length, _count_widest_inputs(model))
     wanted = max(config.tokens, needed)
-    data = _read(path)
-    records = list(_parse(path, data))
+    data = read_data(path)
+    records = _list_records(data)
     random.Random(seed).shuffle(records)
     ids: list[int] = []
     for record in records:
@@ -86,7 +79,7 @@ def read_calibration(
     sequences = [tuple(ids[place : place + length]) for place in range(0, len(ids) - length + 1, length)]
     aside = min(config.held_out // length, len(sequences) - -(-needed // length))
     kept = sequences[aside : aside + -(-wanted // length)]
-    return Calibration(tuple(kept), tuple(sequences[:aside]), hashlib.sha256(data).hexdigest())
+    return Calibration(tuple(kept), tuple(sequences[:aside]), data.digest)
 
 
 def _count_widest_inputs(model: ModelConfig) -> int:
@@ -94,30 +87,17 @@ def _count_widest_inputs(model: ModelConfig) -> int:
     return max(model.hidden_size, attention, *(layer.intermediate_size for layer in model.layers))
 
 
-def _read(path: Path) -> bytes:
-    """The text of a file, unpacked. Bounded, so that a small file cannot unpack into all memory."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data: bytes = file.read(MAX_DATA_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Give a file of JSON lines or of text.") from error
-    if len(data) > MAX_DATA_BYTES:
-        raise DataError(f"{path} holds more than {MAX_DATA_BYTES >> 20} MiB of text; give a part of it.")
-    return data
+def _list_records(data: Data) -> list[Conversation | str]:
+    """What can be shuffled: conversations, all else as text."""
+    if data.kind == "text":
+        return list(_split_text(data.text))
+    return [record if isinstance(record, Conversation) else _write_out(record) for record in data.records]
 
 
-def _parse(path: Path, data: bytes) -> Iterator[Any]:
-    """Records: conversations as lists of messages, all else as text."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error}). Convert it.") from error
-    if ".jsonl" not in path.suffixes and ".json" not in path.suffixes:
-        yield from (paragraph for paragraph in _split_text(text) if paragraph.strip())
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _parse_line(f"{path}, line {number}", line)
+def _write_out(record: Question | Intent) -> str:
+    if isinstance(record, Intent):
+        return f"{record.text}\n"
+    return "\n".join([record.context, record.question, *record.answers[:1], ""])
 
 
 def _split_text(text: str, size: int = 4096) -> Iterator[str]:
@@ -133,37 +113,12 @@ def _split_text(text: str, size: int = 4096) -> Iterator[str]:
     yield "".join(piece)
 
 
-def _parse_line(place: str, line: str) -> Any:
+def _encode(path: Path, tokenizer: Tokenizer, record: Conversation | str) -> Sequence[int]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is no JSON ({error}). Each line must be one JSON object.") from error
-    record = record if isinstance(record, dict) else {}
-    messages = record.get("messages")
-    if isinstance(messages, list) and messages and all(_is_message(message) for message in messages):
-        return messages
-    if isinstance(record.get("text"), str):
-        return record["text"] + "\n"
-    parts = [record.get("context"), record.get("question")]
-    if all(isinstance(part, str) for part in parts):
-        answers = record.get("answers")
-        first = answers[0] if isinstance(answers, list) and answers and isinstance(answers[0], str) else ""
-        return "\n".join([*map(str, parts), first, ""])
-    raise DataError(
-        f"{place} has none of the fields that are read: messages (each with a role and content), text, or context, "
-        "question and answers."
-    )
-
-
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(name), str) for name in ("role", "content"))
-
-
-def _encode(path: Path, tokenizer: Tokenizer, record: Any) -> Sequence[int]:
-    try:
-        if isinstance(record, str) or not tokenizer.has_chat_template:
-            text = record if isinstance(record, str) else "\n".join(message["content"] for message in record)
-            return tokenizer.encode(text)
-        return tokenizer.encode_chat(record, add_generation_prompt=False)
+        if isinstance(record, str):
+            return tokenizer.encode(record)
+        if not tokenizer.has_chat_template:
+            return tokenizer.encode("\n".join(message["content"] for message in record.messages))
+        return tokenizer.encode_chat(record.messages, add_generation_prompt=False)
     except RequestError as error:
         raise DataError(f"{path}: a record cannot become tokens of this model ({error})") from error

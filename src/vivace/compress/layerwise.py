@@ -22,7 +22,7 @@ from vivace.compress.awq import find_folds, find_moments, fold_scales
 from vivace.compress.correct import add_biases, correct_bias, measure_branch
 from vivace.compress.gptq import round_in_turn
 from vivace.compress.layout import ACTIVATION_GROUP
-from vivace.compress.quantize import Activations, Correction, Method
+from vivace.compress.quantize import Activations, Correction, Method, Tables
 from vivace.compress.rounding import (
     Format,
     Integers,
@@ -44,6 +44,7 @@ class Quantization:
     method: Method
     correct: Correction
     activations: Activations
+    tables: Tables = "float"
     act_order: bool = True
     damping: float = 0.01
     branch_rank: int = 0
@@ -61,6 +62,8 @@ def quantize_layers(variant: Variant, work: Work, how: Quantization, formats: Ma
         for index in range(len(variant.layers)):
             rows += _do_layer(variant, work, how, formats, walk, index)
             work.progress((index + 1) / len(variant.layers))
+        if how.tables == "int8":
+            rows += _quantize_tables(variant)
     report: Report = {"activations_declared": variant.activations} | _summarize(rows)
     if how.branch_rank:
         report["branch_note"] = (
@@ -111,6 +114,18 @@ def _do_layer(
         _save_layer(variant, prefix, layer, own, saved, rows)
     if walk is not None:
         walk.states = walk.run(index) if how.method == "gptq" else after
+    return rows
+
+
+def _quantize_tables(variant: Variant) -> list[Report]:
+    """Embedding and head in int8, with a scale for each token; after all else, since the layers are walked with the
+    embedding as it was."""
+    rows, format = [], Format(8, 0, variant.dtype)
+    for name in variant.name_tables()[: 1 if variant.tied else 2]:
+        weight = variant.model.get_submodule(name).weight.clone()
+        variant.set_integers(name, round_nearest(weight, format))
+        off = weight - variant.quantized[name].to_floats()
+        rows.append({"name": name, "bits": 8, "weight_error": measure_weight_error(off, weight)})
     return rows
 
 

@@ -39,9 +39,14 @@ def pack_nibbles(codes: Any) -> Any:
 
 
 def describe_quantization(
-    quantized: Mapping[str, Integers], linears: Collection[str], *, declare_activations: bool
+    quantized: Mapping[str, Integers],
+    linears: Collection[str],
+    *,
+    declare_activations: bool,
+    embedding: Format | None = None,
 ) -> dict[str, Any]:
-    """The `quantization_config` of a model with these integers, out of all its `linears`, both by name.
+    """The `quantization_config` of a model with these integers, out of all its `linears`, both by name; `embedding` is
+    how embeddings are stored, if as integers.
 
     With one format for all, every linear has it but those named as exceptions; else each is named with its own.
     Activations are declared as the engine quantises them: int8, symmetric, with a scale for each 128 inputs of a token,
@@ -56,6 +61,8 @@ def describe_quantization(
         groups[f"group_{index}"] = _describe_group(
             quantized[names[0]].format, targets, declare_activations=declare_activations
         )
+    if embedding is not None:
+        groups["embedding"] = _describe_group(embedding, ["Embedding"], declare_activations=False)
     kinds = {group["format"] for group in groups.values()}
     return {
         "quant_method": "compressed-tensors",

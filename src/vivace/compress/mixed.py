@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vivace.compress.quantize import Activations, Correction, Int4, Method
+from vivace.compress.quantize import Activations, Correction, Int4, Method, Tables, check_tables
 from vivace.compress.step import Report, Shape, Work
 from vivace.errors import RecipeError
 
@@ -30,6 +30,8 @@ class Mixed:
     """Of the calibration, over which what each linear costs is measured."""
     correct: Correction = "none"
     activations: Activations = "int8"
+    tables: Tables = "float"
+    """As for `int8`; they do not count in the average."""
 
     def __post_init__(self) -> None:
         least = 4 + 16 / self.group_size
@@ -45,6 +47,7 @@ class Mixed:
         return True
 
     def check(self, shape: Shape) -> Shape:
+        check_tables(self.name, self.tables, shape)
         return Int4(group_size=self.group_size).check(shape)
 
     def apply(self, variant: Variant, work: Work) -> Report:
@@ -55,6 +58,6 @@ class Mixed:
         small, large = Format(4, self.group_size, variant.dtype), Format(8, 0, variant.dtype)
         units = measure_sensitivity(variant, work, small, self.measured_tokens)
         formats = choose_formats(variant, units, name_linears(variant), small, large, self.average_bits)
-        how = Quantization(self.method, self.correct, self.activations)
+        how = Quantization(self.method, self.correct, self.activations, self.tables)
         costs = [{"linears": unit.linears, "kl_nats": unit.loss} for unit in units]
         return {"sensitivity": costs} | quantize_layers(variant, work, how, formats)

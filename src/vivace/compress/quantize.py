@@ -1,8 +1,8 @@
 """The steps that quantise: `int8` and `int4`. Their settings and what is checked before any work.
 
-How it is done stands in `layerwise.py`, which needs torch. A quantised linear stays as it is under every `--quantize`
-of the engine; embedding and head are left in the checkpoint's own type, and the engine packs them as it loads (int8,
-for `int8` and `int4`).
+How it is done stands in `layerwise.py`, which needs torch. What is quantised stays as it is under every `--quantize` of
+the engine. Embedding and head are left in the checkpoint's own type unless `tables=int8`: the engine packs them as int8
+as it loads, for `int8` and `int4`, so that only the file is smaller for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Method = Literal["rtn", "mse", "importance", "awq", "gptq"]
 CALIBRATED: tuple[Method, ...] = ("importance", "awq", "gptq")
 """Methods that look at activations."""
 
+Tables = Literal["float", "int8"]
+"""Embedding and head, as stored."""
 Correction = Literal["none", "bias"]
 Activations = Literal["int8", "none"]
 
@@ -37,12 +39,15 @@ class Int8:
     activations: Activations = "int8"
     """Declare in the config that activations are int8 with a scale for each 128 inputs, as the engine has them. `none`
     declares nothing: for engines that refuse such a config."""
+    tables: Tables = "float"
+    """`int8`: embedding and head too, with a scale for each token. Tied ones stay tied."""
 
     @property
     def needs_data(self) -> bool:
         return self.correct != "none"
 
     def check(self, shape: Shape) -> Shape:
+        check_tables(self.name, self.tables, shape)
         return _check_quantize(self.name, shape, Setting(8, False, True, 0))
 
     def apply(self, variant: Variant, work: Work) -> Report:
@@ -50,7 +55,7 @@ class Int8:
         from vivace.compress.rounding import Format
 
         formats = dict.fromkeys(name_linears(variant), Format(8, 0, variant.dtype))
-        return quantize_layers(variant, work, Quantization("rtn", self.correct, self.activations), formats)
+        return quantize_layers(variant, work, Quantization("rtn", self.correct, self.activations, self.tables), formats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Int4:
     """Report too what a low-rank branch of that rank beside each linear would bring. It is not written: a standard
     checkpoint has no place for it."""
     activations: Activations = "int8"
+    tables: Tables = "float"
+    """As for `int8`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
@@ -85,6 +92,7 @@ class Int4:
 
     def check(self, shape: Shape) -> Shape:
         check_rank(self.name, "branch_rank", self.branch_rank, shape)
+        check_tables(self.name, self.tables, shape)
         for width in sorted(find_widths(shape.config)):
             if width % self.group_size:
                 fitting = [size for size in (32, 64) if size < self.group_size and width % size == 0]
@@ -100,7 +108,9 @@ class Int4:
         from vivace.compress.rounding import Format
 
         formats = dict.fromkeys(name_linears(variant), Format(4, self.group_size, variant.dtype))
-        how = Quantization(self.method, self.correct, self.activations, self.act_order, self.damping, self.branch_rank)
+        how = Quantization(
+            self.method, self.correct, self.activations, self.tables, self.act_order, self.damping, self.branch_rank
+        )
         return quantize_layers(variant, work, how, formats)
 
 
@@ -116,6 +126,15 @@ def check_rank(step: str, name: str, rank: int, shape: Shape) -> None:
     smallest = min(find_widths(config) | {config.kv_heads * config.head_dim})
     if rank > smallest:
         raise RecipeError(f"{step}: {name} is {rank}; the smallest linear of this model has rank {smallest} at most.")
+
+
+def check_tables(step: str, tables: Tables, shape: Shape) -> None:
+    """Raise `RecipeError` for models whose embedding has to stay as it is."""
+    if tables != "float" and shape.config.embedding_scale != 1:
+        raise RecipeError(
+            f"{step}: this model multiplies its embedding by {shape.config.embedding_scale:g} in a module of its own, "
+            "which compressed-tensors does not quantise. Leave tables out."
+        )
 
 
 def _check_quantize(step: str, shape: Shape, setting: Setting) -> Shape:

@@ -56,7 +56,7 @@ class Variant:
     dtype: Any
     """The torch type that weights are stored in."""
     quantized: dict[str, Integers] = field(default_factory=dict)
-    """By the linear's name in the model, whose weight is what these make again."""
+    """By the name in the model of a linear, or of the embedding, whose weight is what these make again."""
     activations: bool = False
     """Whether the written config declares the engine's int8 activations."""
     changes: dict[str, Any] = field(default_factory=dict)
@@ -71,8 +71,19 @@ class Variant:
         """Tied ones once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    def name_tables(self) -> tuple[str, str]:
+        """The embedding and the head by their names in the model."""
+        tables = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        embedding, head = (next(name for name, module in self.model.named_modules() if module is t) for t in tables)
+        return embedding, head
+
+    @property
+    def tied(self) -> bool:
+        """The head is the embedding."""
+        return bool(getattr(self.model.config, "tie_word_embeddings", False))
+
     def set_integers(self, name: str, integers: Integers) -> None:
-        """Let a linear have these weights from now on."""
+        """Let a linear or the embedding have these weights from now on."""
         linear = self.model.get_submodule(name)
         with torch.no_grad():
             linear.weight.copy_(integers.to_floats())
@@ -153,15 +164,27 @@ def write_variant(variant: Variant, directory: Path, *, whole: bool = False) -> 
     values.pop("quantization_config", None)
     values |= variant.changes
     if variant.quantized:
-        linears = [name for name, module in variant.model.named_modules() if isinstance(module, torch.nn.Linear)]
-        values["quantization_config"] = describe_quantization(
-            variant.quantized, linears, declare_activations=variant.activations
-        )
+        values["quantization_config"] = _describe_quantization(variant)
     text = json.dumps(values, indent=2, sort_keys=True, default=str)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     for name in COPIED:
         if (variant.source / name).is_file():
             shutil.copyfile(variant.source / name, directory / name)
+
+
+def _describe_quantization(variant: Variant) -> dict[str, Any]:
+    quantized = dict(variant.quantized)
+    embedding, head = variant.name_tables()
+    table = quantized.pop(embedding, None)
+    if table is not None and variant.tied:
+        quantized[head] = table
+    linears = [name for name, module in variant.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return describe_quantization(
+        quantized,
+        linears,
+        declare_activations=variant.activations,
+        embedding=None if table is None else table.format,
+    )
 
 
 def collect_tensors(variant: Variant, dtype: Any) -> dict[str, Any]:
@@ -174,6 +197,10 @@ def collect_tensors(variant: Variant, dtype: Any) -> dict[str, Any]:
         else:
             kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
             tensors[name] = kept.contiguous().clone()
+    embedding, head = variant.name_tables()
+    if variant.tied and embedding in variant.quantized:
+        # transformers ties the integers, and takes each module's scales from the module's own name
+        tensors[f"{head}.weight_scale"] = tensors[f"{embedding}.weight_scale"].clone()
     return tensors
 
 

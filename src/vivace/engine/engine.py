@@ -158,7 +158,8 @@ class Engine:
     def end_all(self, error: str) -> StepEvent:
         """Tell everyone under way that it failed, and what was not reported yet. The engine is not used afterwards.
 
-        Nothing is freed, since after a failure nobody knows what state it left behind.
+        Nothing of the runner's is freed, since after a failure nobody knows what state it left behind; the proposer,
+        which outlives this engine, is told.
         """
         now = self._clock()
         for sequence in self._sequences.values():
@@ -166,6 +167,8 @@ class Engine:
             sequence.enter(sequence.phase, now)
             timeline, cached = sequence.timeline(), sequence.cached_tokens
             self._event.append(Update(sequence.id, [], FinishReason.ERROR, timeline, cached, error))
+            if self._speculator is not None:
+                self._speculator.forget(sequence.id)
         self._sequences.clear()
         event, self._event = self._event, []
         return event

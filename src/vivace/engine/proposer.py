@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from vivace.batch import Sampling
+
 
 class Ask(NamedTuple):
     """A sequence that could take proposed tokens."""
@@ -21,6 +23,8 @@ class Ask(NamedTuple):
     """All of it, prompt and answer. Until it ends, it only grows."""
     limit: int
     """Most tokens to propose, at least 1."""
+    sampling: Sampling = Sampling()
+    """How the model chooses what is proposed."""
 
 
 class Proposal(NamedTuple):
@@ -34,10 +38,14 @@ class Proposal(NamedTuple):
 class Proposer(Protocol):
     """Proposes tokens for many sequences at once, and is told of the end of each that it was asked about.
 
-    A sequence is not asked about at every step: `tokens` has grown by any number since. So a draft model keeps, for
-    each id, how many tokens it has computed; `propose` first computes the rest for all sequences in one batch, then
-    takes as many steps as the largest limit. Its time is part of the step's, so it is asked only where that pays.
+    A sequence is not asked about at every step: `tokens` has grown by any number since. Its time is part of the step's.
     """
+
+    @property
+    def computes(self) -> bool:
+        """Whether each token proposed takes time, as with a model (`draft.DraftProposer`), so that how many to ask for
+        is to be thought over before; else asking costs next to nothing."""
+        ...
 
     def propose(self, asks: Sequence[Ask]) -> Sequence[Proposal | None]:
         """A proposal of 1 to `limit` tokens for each, or None."""
@@ -54,6 +62,8 @@ class PromptLookup:
     A token costs one entry in a dict and one in a list when it is first seen. At most `max_indexed` tokens are held
     over all sequences; one that does not fit gets no proposals until others have ended.
     """
+
+    computes = False
 
     def __init__(
         self, min_match: int = 3, max_match: int = 16, candidates: int = 8, max_indexed: int = 1 << 18

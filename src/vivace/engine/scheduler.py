@@ -210,20 +210,22 @@ class Scheduler:
         chunk_tokens = sum(len(row.tokens) for row in chunks)
         asks: dict[int, Ask] = {}
         room = self._limits.max_batch_tokens - len(decoding) - chunk_tokens
+        spare_ms = math.inf
         if limit_ms < math.inf and room > 0:
             assert self._cost is not None
             context = sum(sequence.computed for sequence in decoding)
             spare_ms = limit_ms - self._cost.cost.step_ms(len(decoding) + chunk_tokens, len(decoding), context)
             room = min(room, self._cost.cost.tokens_within(spare_ms, context // max(1, len(decoding))))
-        if decoding and room > 0:
+        if decoding and room > 0 and (places := speculator.choose(len(decoding), chunk_tokens)):
             spare = self.pool.available - len(decoding)
-            for place in speculator.choose(len(decoding)):
+            depth = speculator.find_depth(len(decoding), spare_ms)
+            for place in places:
                 sequence = decoding[place]
                 held = len(sequence.blocks) * BLOCK_SIZE - sequence.computed - 1
-                limit = min(speculator.max_proposed, sequence.end - len(sequence.tokens) - 1)
+                limit = min(depth, sequence.end - len(sequence.tokens) - 1)
                 limit = min(limit, held + max(0, spare) * BLOCK_SIZE)
                 if limit > 0 and sequence.mask is None:
-                    asks[place] = Ask(sequence.id, sequence.tokens, limit)
+                    asks[place] = Ask(sequence.id, sequence.tokens, limit, sequence.sampling)
                     spare -= max(0, blocks_for(limit - held))
         speculation = speculator.plan(len(decoding), asks, chunk_tokens, room)
         for place, (_, proposal) in speculation.proposals.items():

@@ -9,25 +9,35 @@ What it can lose is bounded by an account in milliseconds: `LOSS_SHARE` of all s
 step took beyond the worth of its tokens is taken out, what it gained is paid in up to a limit. Nothing is proposed
 while the account is empty; what is not expected to pay is tried only when the account can bear it to be all wrong.
 
+Where proposals are computed, by a draft model, their time is in that of the steps that verify them: how many to ask for
+is settled before, and all that come are verified.
+
 Pure policy: times are passed in. Knows no runner, no blocks, and not where proposals come from.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vivace.engine.proposer import Ask, Proposal, Proposer
+from vivace.errors import ConfigError
 
 MAX_PROPOSED = {"lookup": 11, "off": 0}
 """By what a user calls it. With the token that comes anyway, 11 make 12 rows: some times what kernels take at once."""
+MAX_DRAFTED = 7
+"""Of a draft model."""
 LOSS_SHARE = 0.015
 """Of all step time that may be lost to proposals that were wrong."""
 _MARGIN = 1.03
 """How much better than without proposals the expected rate must be."""
 _RESERVE_STEPS = 8
 """The account holds at most the time of this many steps."""
+_RESERVE_STEPS_COMPUTED = 64
+"""Where proposals are computed. It begins full then, since a draft must read a prompt before it can propose anything;
+what it gains has to pay for the next prompt that it reads."""
 _PROBE_EVERY = 16
 """Where nothing could pay even if all were right, proposals are asked for only at every so manieth step."""
 _PROBE_SEQUENCES = 4
@@ -36,8 +46,14 @@ _PAUSE_MS = 3.0
 _PAUSE_MS_PER_SEQUENCE = 0.5
 """After the proposer was asked in vain, it is not asked again for this long: asking costs some 50 microseconds, which
 matter where a step takes one millisecond."""
+_LONGER_EVERY = 16
+"""Of the times that a draft is asked, one is for a token more than seems best, so that its time becomes known."""
 _PLAIN_EVERY = 64
 """After this many steps in a row with proposals comes one without, so that its time stays known."""
+_PLAIN_EVERY_COMPUTED = 16
+_PLAIN_FIRST_COMPUTED = 8
+"""Where proposals are computed, they are a choice between two ways to compute the same: it is looked at more often, and
+not made before so many steps without."""
 _RECONSIDER_EVERY = 32
 """Predictions are made anew after this many steps."""
 _MEMORY = 48
@@ -51,7 +67,8 @@ _SEQUENCE_PRIOR = 3.0
 
 
 class Mean:
-    """A mean that forgets, and that one odd value moves little."""
+    """A mean of times that forgets. One odd value moves it little, but one far below tells that those before were odd:
+    nothing is computed faster than it can be."""
 
     __slots__ = ("at", "count", "value")
 
@@ -61,6 +78,8 @@ class Mean:
         self.at = 0
 
     def add(self, value: float, at: int) -> None:
+        if value < self.value / 2:
+            self.count = 0
         self.count = min(self.count + 1, _MEMORY)
         self.at = at
         if self.count > 2:
@@ -93,6 +112,8 @@ class Speculation:
     """Prompt tokens in it."""
     proposals: Mapping[int, tuple[str, Proposal]] = field(default_factory=dict)
     """By the decoding sequence's place in the step: its id, and what it is to verify."""
+    computed: bool = False
+    """A proposer that computes was asked, whatever came of it."""
 
     @property
     def proposed(self) -> int:
@@ -130,10 +151,10 @@ class StepTimes:
         if tokens >= _MIN_CHUNK:
             self._chunk_token.add(ms / tokens, self._now)
 
-    def plain(self, sequences: int) -> float | None:
-        """Of a pass that gives each sequence one token; None if that was never measured."""
+    def plain(self, sequences: int, least: int = 1) -> float | None:
+        """Of a pass that gives each sequence one token; None if that was not measured so many times."""
         mean = self._plain.get(size_class(sequences))
-        return None if mean is None else mean.value
+        return None if mean is None or mean.count < least else mean.value
 
     def chunk_token(self, plain: float, sequences: int) -> float:
         """Of one token more in a step that computes many."""
@@ -157,6 +178,16 @@ class StepTimes:
         return below_ms + slope * (tokens - below)
 
 
+def find_max_proposed(speculate: str, *, draft: bool) -> int:
+    """Most tokens to propose for one sequence and step, by a user's choice. Raises `ConfigError` for what there is not,
+    and for a draft beside another way to speculate."""
+    if speculate not in MAX_PROPOSED:
+        raise ConfigError(f"speculate is {speculate!r}; it must be one of {', '.join(MAX_PROPOSED)}.")
+    if draft and speculate != "off":
+        raise ConfigError(f"A draft speculates already. Leave speculate={speculate} out, or the draft.")
+    return MAX_DRAFTED if draft else MAX_PROPOSED[speculate]
+
+
 class Speculator:
     """Decides for each step what it verifies, and learns from what came of it. One step is under way at a time."""
 
@@ -166,6 +197,11 @@ class Speculator:
         """Most tokens for one sequence and step."""
         self.times = StepTimes()
         self._account_ms = 0.0
+        self._reserve_steps = _RESERVE_STEPS_COMPUTED if proposer.computes else _RESERVE_STEPS
+        self._plain_every = _PLAIN_EVERY_COMPUTED if proposer.computes else _PLAIN_EVERY
+        self._plain_first = _PLAIN_FIRST_COMPUTED if proposer.computes else 1
+        self._is_opened = not proposer.computes
+        """Whether the account has had what it begins with."""
         self._steps = 0
         self._predicted: dict[tuple[int, int], float] = {}
         self._hopes: dict[int, bool] = {}
@@ -174,14 +210,19 @@ class Speculator:
         self._by_strength: dict[int, Rate] = {}
         self._by_sequence: dict[str, Rate] = {}
 
-    def choose(self, sequences: int) -> Sequence[int]:
-        """Which of so many decoding sequences, by their places, to ask the proposer about: most often all or none."""
+    def choose(self, sequences: int, chunk_tokens: int = 0) -> Sequence[int]:
+        """Which of so many decoding sequences, by their places, to ask the proposer about: most often all or none.
+
+        A proposer that computes is not asked beside prompts: their steps are long already.
+        """
         self._steps += 1
+        if chunk_tokens and self._proposer.computes:
+            return ()
         if self._steps % _RECONSIDER_EVERY == 0:
             self._predicted.clear()
             self._hopes.clear()
-        plain = self.times.plain(sequences)
-        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= _PLAIN_EVERY:
+        plain = self.times.plain(sequences, self._plain_first)
+        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= self._plain_every:
             return ()
         hope = self._hopes.get(sequences)
         if hope is None:
@@ -193,18 +234,42 @@ class Speculator:
         first = self._steps // _PROBE_EVERY * _PROBE_SEQUENCES
         return sorted({(first + i) % sequences for i in range(_PROBE_SEQUENCES)})
 
+    def find_depth(self, sequences: int, spare_ms: float = math.inf) -> int:
+        """How many tokens to ask for, of each of the sequences chosen, in a step that may take so much longer."""
+        plain = self.times.plain(sequences)
+        if not self._proposer.computes or plain is None:
+            return self.max_proposed
+        chance = self._chance("", 0)
+        best, most, expected = 0, _MARGIN * sequences / plain, float(sequences)
+        for depth in range(1, self.max_proposed + 1):
+            ms = self._predict(sequences, plain, depth * sequences)
+            if ms - plain > spare_ms:
+                return best
+            expected += sequences * chance**depth
+            if expected / ms > most:
+                best, most = depth, expected / ms
+        if best:
+            return min(best + (self._steps % _LONGER_EVERY == 0), self.max_proposed)
+        tried = 1 + self._steps % self.max_proposed
+        affordable = self._account_ms >= self._predict(sequences, plain, tried * sequences) - plain
+        return tried if affordable and spare_ms == math.inf else 0
+
     def plan(self, sequences: int, asks: Mapping[int, Ask], chunk_tokens: int, room: int) -> Speculation:
         """What the step proposes, at most `room` tokens. `asks` are by the sequences' places."""
         plain = self.times.plain(sequences)
         if not asks or room < 1 or plain is None:
             return Speculation(sequences, chunk_tokens)
-        self._pause_ms = _PAUSE_MS + _PAUSE_MS_PER_SEQUENCE * len(asks)
+        computed = self._proposer.computes
+        if not computed:
+            self._pause_ms = _PAUSE_MS + _PAUSE_MS_PER_SEQUENCE * len(asks)
         found = zip(asks, self._proposer.propose(list(asks.values())), strict=True)
         offers = {place: proposal for place, proposal in found if proposal is not None and proposal.tokens}
         if not offers:
-            return Speculation(sequences, chunk_tokens)
+            return Speculation(sequences, chunk_tokens, computed=computed)
         chances = self._order(asks, offers)[:room]
-        if chunk_tokens:
+        if computed:
+            taken = len(chances)
+        elif chunk_tokens:
             taken = self._count_beside_chunks(sequences, plain, chances)
         else:
             taken = self._count_alone(sequences, plain, chances)
@@ -215,7 +280,7 @@ class Speculator:
             place: (asks[place].id, Proposal(offers[place].tokens[:count], offers[place].strength))
             for place, count in counts.items()
         }
-        return Speculation(sequences, chunk_tokens, proposals)
+        return Speculation(sequences, chunk_tokens, proposals, computed)
 
     def observe(self, made: Speculation, tokens: Sequence[Sequence[int]], passes: int, ms: float) -> None:
         """Learn from a step: the tokens that each of its rows gave, decoding sequences first, and the time it took."""
@@ -225,7 +290,7 @@ class Speculator:
             self.times.add_chunk(sequences + made.chunk_tokens + proposed, ms)
         elif proposed:
             self.times.add_verifying(sequences + proposed, ms)
-        elif sequences and ms > 0:
+        elif sequences and ms > 0 and not made.computed:
             self.times.add_plain(sequences, ms / passes)
         self._since_plain = self._since_plain + 1 if proposed else 0
         right = sum(self._learn(id, proposal, len(tokens[at]) - 1) for at, (id, proposal) in made.proposals.items())
@@ -312,14 +377,18 @@ class Speculator:
         plain = self.times.plain(sequences)
         if plain is None:
             return
+        if not self._is_opened and self.times.plain(sequences, self._plain_first) is not None:
+            self._is_opened, self._account_ms = True, self._reserve_steps * plain
         cost = 0.0
         if proposed and made.chunk_tokens:
             cost = proposed * self.times.chunk_token(plain, sequences)
         elif proposed:
             # Not what was predicted: whoever picks the best of some predictions picks those that err to the good.
             cost = min(ms, 2 * self._predict(sequences, plain, proposed)) - plain
+        elif made.computed:
+            cost = ms - plain
         gained = right * plain / sequences - cost + LOSS_SHARE * ms
-        self._account_ms = min(self._account_ms + gained, _RESERVE_STEPS * plain)
+        self._account_ms = min(self._account_ms + gained, self._reserve_steps * plain)
 
 
 def size_class(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Data to measure or train on: plain text, or JSON lines of conversations, questions or labelled texts.
+"""Data to measure, train or calibrate on: plain text, or JSON lines of texts, conversations, questions, labelled texts.
 
 What a file holds is recognised by its fields. Everything is bounded, `.gz` is read as it is, and a field that nobody
 knows is refused by its name: what is silently left out of a measurement makes it a measurement of something else.
@@ -85,7 +85,10 @@ def read_data(path: Path) -> Data:
         raise DataError(f"{path} is empty; give a file with text or records in it.")
     if _is_lines(path, data):
         kind, records = _read_records(path, data)
-        return Data(path.name, kind, digest, records=records)
+        texts = [record for record in records if isinstance(record, str)]
+        if texts:
+            return Data(path.name, kind, digest, text="".join(f"{text}\n" for text in texts))
+        return Data(path.name, kind, digest, records=[record for record in records if not isinstance(record, str)])
     try:
         return Data(path.name, "text", digest, text=data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -124,9 +127,9 @@ def _is_lines(path: Path, data: bytes) -> bool:
     return ".txt" not in names and data.lstrip()[:1] == b"{"
 
 
-def _read_records(path: Path, data: bytes) -> tuple[Kind, list[Record]]:
+def _read_records(path: Path, data: bytes) -> tuple[Kind, list[Record | str]]:
     kind: Kind | None = None
-    records: list[Record] = []
+    records: list[Record | str] = []
     for place, values in _read_lines(path, data):
         if kind is None:
             kind = _recognise(place, values)
@@ -163,14 +166,17 @@ FIELDS: Mapping[Kind, tuple[str, ...]] = {
     "conversations": ("messages",),
     "questions": ("context", "question", "answers"),
     "intents": ("text", "label"),
+    "text": ("text",),
 }
 """What each kind of record must have."""
 
-FORMS = "{messages: [{role, content}, ...]}, {context, question, answers} or {text, label}"
+FORMS = "{messages: [{role, content}, ...]}, {context, question, answers}, {text, label} or {text}"
 
 
 def _find_kind(values: Mapping[str, Any]) -> Kind | None:
-    return next((kind for kind, names in FIELDS.items() if any(name in values for name in names)), None)
+    """By the first field of a kind that is there; a `text` is only labelled with a label."""
+    kind = next((kind for kind, names in FIELDS.items() if any(name in values for name in names)), None)
+    return "text" if kind == "intents" and "label" not in values else kind
 
 
 def _recognise(place: str, values: Mapping[str, Any]) -> Kind:
@@ -232,8 +238,13 @@ def _read_intent(place: str, values: Mapping[str, Any]) -> Intent:
     return Intent(_text(place, values, "text"), _text(place, values, "label"))
 
 
-_READERS: Mapping[Kind, Callable[[str, Mapping[str, Any]], Record]] = {
+def _read_text(place: str, values: Mapping[str, Any]) -> str:
+    return _text(place, values, "text")
+
+
+_READERS: Mapping[Kind, Callable[[str, Mapping[str, Any]], Record | str]] = {
     "conversations": _read_conversation,
     "questions": _read_question,
     "intents": _read_intent,
+    "text": _read_text,
 }

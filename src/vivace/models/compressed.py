@@ -1,4 +1,5 @@
-"""Linears that were quantised before: checkpoints of the compressed-tensors library, read without quantising anew.
+"""Linears and embeddings that were quantised before: checkpoints of the compressed-tensors library, read without
+quantising anew.
 
 Two layouts are read, as `compressed_tensors/compressors` of that library (0.20) writes them:
 

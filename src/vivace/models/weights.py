@@ -64,7 +64,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    embedding: Tensor
+    embedding: Tensor | QuantizedTensor
     """[vocab, hidden]"""
     positions: Tensor | None
     """[context, hidden] of learned positions, where there are such."""
@@ -158,7 +158,8 @@ class _Layout:
 def read_weights(config: ModelConfig, checkpoint: TensorSource) -> ModelWeights:
     """The weights of a model whose config was read from the same directory.
 
-    A head beside a tied embedding is ignored, as transformers does. Raises `CheckpointError` for a tensor that is
+    A head beside a tied embedding is ignored, as transformers does, and the scales of one that shares its integers.
+    Raises `CheckpointError` for a tensor that is
     missing or of another shape or type than the config makes it.
     """
     if config.family not in _LAYOUTS:
@@ -166,12 +167,18 @@ def read_weights(config: ModelConfig, checkpoint: TensorSource) -> ModelWeights:
             f"No names of tensors are known for {config.family!r}; known are those of {', '.join(_LAYOUTS)}."
         )
     layout, hidden = _LAYOUTS[config.family], config.hidden_size
-    found = [prefix for prefix in layout.prefixes if f"{prefix}{layout.embedding}.weight" in checkpoint]
+    found = [
+        prefix
+        for prefix in layout.prefixes
+        if any(f"{prefix}{layout.embedding}.{part}" in checkpoint for part in ("weight", "weight_packed"))
+    ]
     names = _Names(
         checkpoint, (found or layout.prefixes)[0], layout.norm_offset, config.norm == "layer", config.quantization
     )
     return ModelWeights(
-        embedding=names.tensor(f"{layout.embedding}.weight", (config.vocab_size, hidden)),
+        embedding=read_linear(
+            checkpoint, names.prefix + layout.embedding, config.vocab_size, hidden, config.quantization
+        ),
         positions=_read_positions(config, names, layout.positions) if layout.positions else None,
         layers=tuple(_read_layer(config, layout, names, index) for index in range(len(config.layers))),
         final_norm=names.norm(layout.final_norm, hidden),

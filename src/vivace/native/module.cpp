@@ -123,9 +123,10 @@ void set_linear(Decoder& decoder, int layer, const std::string& name, const std:
   decoder.set_linear(layer, name, parts, inputs);
 }
 
-void set_embedding(Decoder& decoder, const Matrix& table) {
-  const Source source = as_source(table);
-  const int inputs = static_cast<int>(table.shape(1));
+void set_embedding(Decoder& decoder, const std::variant<Matrix, Integers*>& table) {
+  const Matrix* floats = std::get_if<Matrix>(&table);
+  const Source source = floats ? as_source(*floats) : std::get<Integers*>(table)->source();
+  const int inputs = floats ? static_cast<int>(floats->shape(1)) : std::get<Integers*>(table)->inputs();
   nb::gil_scoped_release release;
   decoder.set_embedding(source, inputs);
 }

@@ -155,7 +155,7 @@ class ReferenceRunner:
     def hidden_states(self, table: Sequence[int], tokens: Sequence[int], position: int) -> Array:
         """The residual stream after the last layer, [tokens, hidden], for tokens from `position` on."""
         config = self._config
-        x = self._matrix(self._weights.embedding.name, self._weights.embedding.to_f32)[list(tokens)]
+        x = self._dense(self._weights.embedding)[list(tokens)]
         x = x * np.float32(config.embedding_scale)
         positions = np.arange(position, position + len(tokens))
         if self._weights.positions is not None:
@@ -243,10 +243,12 @@ class ReferenceRunner:
     def _multiply(self, matrix: Tensor | QuantizedTensor, x: Array) -> Array:
         if self._quantization is not None and self._quantization.weights != "bf16":
             x = quantize_activations(x, self._quantization)
-        if isinstance(matrix, QuantizedTensor):
-            return x @ matrix.to_f32().T
-        y: Array = x @ self._matrix(matrix.name, matrix.to_f32).T
+        y: Array = x @ self._dense(matrix).T
         return y
+
+    def _dense(self, matrix: Tensor | QuantizedTensor) -> Array:
+        """Integers as they are stored, floats rounded as the format has it."""
+        return matrix.to_f32() if isinstance(matrix, QuantizedTensor) else self._matrix(matrix.name, matrix.to_f32)
 
     def _matrix(self, name: str, read: Any) -> Array:
         if name not in self._matrices:

@@ -125,6 +125,9 @@ class _EngineCollector(Collector):
             "engine_accepted_tokens": (stats.accepted, "Proposed tokens that the model would have chosen itself."),
             "engine_expired": (stats.expired, "Requests that their deadline ended."),
         }
+        if stats.proposed:
+            rate = stats.accepted / stats.proposed
+            gauges["speculation_acceptance"] = (rate, "Share of the tokens proposed so far that were right.")
         if stats.costs:
             gauges["cost_model_error"] = (stats.cost_error, "Mean share of a step's time that its prediction misses.")
             for field in fields(StepCost):
