@@ -60,6 +60,9 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed."),
         click.option("--max-batch", "--max-sequences", "max_sequences", type=click.IntRange(1, 2**20), default=1024,
                      show_default=True, help="Sequences under way at once; the rest wait."),
+        click.option("--prompt-chunk", type=click.IntRange(1, 2**20), metavar="TOKENS",
+                     help="Most tokens of a step over all sequences: longer prompts take several. Default: 1024, or "
+                     "the batch limit if that is more."),
         click.option("--kv-memory", type=float, default=1.0, show_default=True, metavar="GIB",
                      callback=_read_memory, help="Memory for the KV cache, taken as it fills."),
     ):  # fmt: skip
@@ -192,7 +195,13 @@ def _add_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _model_options(
-    quantize: str, group_size: int, quantize_tables: bool, threads: int, max_sequences: int, kv_memory: int
+    quantize: str,
+    group_size: int,
+    quantize_tables: bool,
+    threads: int,
+    max_sequences: int,
+    prompt_chunk: int | None,
+    kv_memory: int,
 ) -> dict[str, Any]:
     return {
         "quantize": quantize,
@@ -200,7 +209,7 @@ def _model_options(
         "quantize_tables": quantize_tables,
         "threads": threads,
         "max_sequences": max_sequences,
-        "max_batch_tokens": max(1024, max_sequences),
+        "max_batch_tokens": prompt_chunk or max(1024, max_sequences),
         "kv_memory_bytes": kv_memory,
     }
 

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import msgspec
 
+from vivace.compress.assign import Assign
 from vivace.compress.distill import Distill, Draft
 from vivace.compress.finetune import Finetune
 from vivace.compress.low_rank import LowRank
@@ -52,6 +53,7 @@ STEPS: dict[str, type[Step]] = {
             Int8,
             Int4,
             Mixed,
+            Assign,
         ),
     )
 }
