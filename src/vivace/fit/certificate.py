@@ -207,8 +207,10 @@ class FloorRecord(Record, frozen=True, kw_only=True):
     """The time to read them at the measured bandwidth."""
     token_share: NotBelowZero
     """`token_ms` over the measured median time per token."""
+    prompt_tokens: Count = 0
+    """Of the workload's median prompt."""
     prompt_operations: NotBelowZero = 0.0
-    """Multiplications and additions of the workload's median prompt."""
+    """Multiplications and additions of that prompt."""
     prompt_ms: NotBelowZero = 0.0
     """The time they take at the measured rate of the inner loop."""
     prompt_share: NotBelowZero = 0.0
@@ -224,7 +226,9 @@ class CostRecord(Record, frozen=True, kw_only=True):
     context_ms: NotBelowZero
     noise: NotBelowZero
     """Sigma of the log-normal factor that the model leaves unexplained."""
-    steps: Count
+    error: NotBelowZero
+    """Mean share of a pass's time that the model misses, over kinds of passes."""
+    passes: Count
     """How many were timed."""
 
     def step_cost(self) -> StepCost:
