@@ -78,21 +78,22 @@ class Objective:
 
     @property
     def budget(self) -> Budget:
-        """The limits on times as a server's budget of every request: of each time, the highest percentile's."""
-        limits: dict[str, float] = {}
+        """The limits on times as a server's budget of every request: of each time that of p99, or else of p95. A limit
+        on medians is none on single requests."""
+        limits = {f"{time}_ms": self.limit(f"{time}_p99") for time in TIMES}
         for time in TIMES:
-            asked = [self.limit(f"{time}_{percentile}") for percentile in PERCENTILES]
-            limits[f"{time}_ms"] = next((limit for limit in reversed(asked) if limit < math.inf), math.inf)
+            if limits[f"{time}_ms"] == math.inf:
+                limits[f"{time}_ms"] = self.limit(f"{time}_p95")
         return Budget(**limits)
 
     def find_missed(self, values: Values) -> tuple[Constraint, ...]:
         """The limits that are not kept, the worst first. What is unknown counts as missed, and as worst."""
-        missed = [one for one in self.constraints if self._find_ratio(one, values) > 1]
-        return tuple(sorted(missed, key=lambda one: self._find_ratio(one, values), reverse=True))
+        missed = [one for one in self.constraints if _find_ratio(one, values) > 1]
+        return tuple(sorted(missed, key=lambda one: _find_ratio(one, values), reverse=True))
 
     def find_excess(self, values: Values) -> float:
         """The largest value over its limit; 1 and less where all are kept, 0 where nothing is asked."""
-        return max((self._find_ratio(one, values) for one in self.constraints), default=0.0)
+        return max((_find_ratio(one, values) for one in self.constraints), default=0.0)
 
     def find_time(self, values: Values) -> float:
         """How slow: the geometric mean of the times that are limited over their limits; of no limits, of the medians
@@ -111,6 +112,10 @@ class Objective:
         if excess > 1:
             return (1.0, excess, *order)
         return (0.0, *(order if self.prefer == "loss" else reversed(order)))
+
+
+def _find_ratio(constraint: Constraint, values: Values) -> float:
+    return constraint.find_ratio(values[constraint.name]) if constraint.name in values else math.inf
 
 
 def parse_objective(text: str, prefer: Prefer = "loss") -> Objective:

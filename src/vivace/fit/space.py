@@ -128,7 +128,8 @@ class Candidate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"settings": self.resolved.as_dict()}
+        """All of it, ready for JSON."""
+        return asdict(self)
 
 
 def check_formats(formats: Sequence[Sequence[Format]], tables: Format, *, factored: bool) -> None:
