@@ -6,10 +6,9 @@ import platform
 import time
 from statistics import median
 
-from vivace.bench.experiment import describe_environment
 from vivace.fit.certificate import MachineRecord
 from vivace.fit.settings import EngineSettings
-from vivace.machine import allowed_cores, total_memory_bytes
+from vivace.machine import allowed_cores, read_cpu_name, total_memory_bytes
 from vivace.native import measure_multiply_rate, measure_read_bandwidth, supported_isas
 
 LOOKS = 9
@@ -25,7 +24,7 @@ def describe_machine(step_bytes: int, settings: EngineSettings) -> MachineRecord
     isa, threads = supported_isas()[0], settings.threads or allowed_cores()
     looks = measure_bandwidth(read_bytes, threads)
     return MachineRecord(
-        cpu=describe_environment()["cpu"],
+        cpu=read_cpu_name(),
         isa=isa,
         cores=allowed_cores(),
         memory_bytes=total_memory_bytes(),
