@@ -143,7 +143,11 @@ class Measurement(Record, frozen=True, kw_only=True):
     offered: Annotated[int, Meta(ge=1)]
     answered: Count
     refused: Count
+    """For want of time or room."""
+    late: Count = 0
+    """Ended by their deadline, or refused as asking for less time than the machine needs at its best."""
     failed: Count
+    """For any other reason."""
     requests_per_s: NotBelowZero
     output_tokens_per_s: NotBelowZero
     ttft: Times
@@ -341,7 +345,7 @@ def _refuse_unknown(raw: Any, known: Any, where: str) -> None:
 def _check(certificate: Certificate, where: str) -> None:
     """What the types alone do not hold."""
     measured = certificate.measured
-    if measured.answered + measured.refused + measured.failed != measured.offered:
+    if measured.answered + measured.refused + measured.late + measured.failed != measured.offered:
         raise CertificateError(f"{where} contradicts itself: its requests do not add up to those offered. {_AGAIN}")
     limits = certificate.objective.constraints
     names = [limit.name for limit in limits]

@@ -53,12 +53,16 @@ from vivace.fit.workload import LINES, WorkloadSpec
 from vivace.llm import load_runner
 from vivace.models.config import ModelConfig
 from vivace.models.model import open_model
+from vivace.speed import count_prompt_operations
 
 START_S = 600.0
 """A server that cannot be reached by then never will."""
 STOP_S = 30.0
 LAST_CHARACTERS = 2000
 """Of what a server that failed wrote to standard error."""
+
+LATE_KINDS = ("http_504", "http_400")
+"""The deadline came, or the budget is less than the machine needs at its best."""
 
 Document = dict[str, Any]
 Say = Callable[[str], None]
@@ -150,6 +154,8 @@ def summarize_documents(documents: Sequence[Document], seed: int) -> Measurement
         name: sum(document["requests"][name] for document in documents)
         for name in ("offered", "answered", "refused", "failed")
     }
+    counts["late"] = sum(_count_late(document["requests"]["errors"]) for document in documents)
+    counts["failed"] -= counts["late"]
     tokens = sum(document["throughput"]["output_tokens"] or 0 for document in documents)
     used = [document["resources"] or {} for document in documents]
     return Measurement(
@@ -164,6 +170,16 @@ def summarize_documents(documents: Sequence[Document], seed: int) -> Measurement
         timeline_ms=_average_timeline(documents),
         server_bytes=max(int(one.get("rss_bytes_max") or 0) for one in used),
         client_share=max(document["client"]["share_of_tail"] for document in documents),
+    )
+
+
+def _count_late(errors: Sequence[Document]) -> int:
+    """Failures that a deadline is the reason of; a stream that it ended has no status of its own."""
+    return sum(
+        error["count"]
+        for error in errors
+        if error["kind"] in ("http_504", "http_400")
+        or (error["kind"] == "server_error" and "deadline" in error["first"])
     )
 
 
@@ -268,14 +284,6 @@ def find_floor(inspection: Inspection, lengths: Lengths, measured: Measurement) 
 def _share(least_ms: float, times: Times) -> float:
     median = times.percentiles.get("p50")
     return least_ms / median.value if median is not None and median.value else 0.0
-
-
-def count_prompt_operations(config: ModelConfig, prompt: int) -> float:
-    """Multiplications and additions of the layers' matrices for a prompt, and of the head for its last token."""
-    attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads)
-    matrices = 3 if config.gated else 2
-    layers = sum(attention + matrices * config.hidden_size * layer.intermediate_size for layer in config.layers)
-    return 2.0 * (prompt * layers + config.hidden_size * config.vocab_size)
 
 
 # Certifying

@@ -31,9 +31,7 @@ class Metrics:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(
-        self, bridge: EngineThread, sharing: Sharing | None = None, drift: DriftWatch | None = None
-    ) -> None:
+    def __init__(self, bridge: EngineThread, sharing: Sharing | None = None, drift: DriftWatch | None = None) -> None:
         self._drift = drift
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(bridge))
