@@ -25,6 +25,9 @@ ROUNDS = 9
 """Times that each kind of pass is made; its median counts."""
 LIMIT_S = 10.0
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BURST = 8
+"""Passes of a step that only decodes: a server with nobody waiting makes many in one call."""
+LONGEST_MS = 60_000.0
 SPREAD = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Prompts of so many times the workload's median length."""
 
@@ -76,12 +79,18 @@ def measure_steps(
     for number in range(rounds + 1):
         for batch, found in zip(trials, times, strict=True):
             start = clock()
-            runner.collect(runner.launch(batch))
+            result = runner.collect(runner.launch(batch))
             if number:  # the first of each kind touches its memory for the first time
-                found.append(1000 * (clock() - start))
+                found.append(1000 * (clock() - start) / result.steps)
         if number and clock() - began > limit_s:
             break
-    return fit_steps([count_work(batch.rows) for batch in trials], times)
+    return fit_steps([_count_pass(batch) for batch in trials], times)
+
+
+def _count_pass(batch: Batch) -> tuple[int, int, int]:
+    """Of a burst, the average pass."""
+    tokens, sequences, context = count_work(batch.rows)
+    return tokens, sequences, context + sequences * (batch.max_steps - 1) // 2
 
 
 def fit_steps(work: list[tuple[int, int, int]], times_ms: list[list[float]]) -> StepTimes:
@@ -122,14 +131,15 @@ def _trials(runner: Runner, lengths: Lengths) -> Iterator[Batch]:
     Ordered so that a pass that goes on follows those that opened its sequences.
     """
     limits = runner.limits
-    longest = limits.context_length - 2
+    longest = limits.context_length - BURST - 1
     most = min(lengths.sequences, limits.slots, limits.max_batch_tokens)
     generator = random.Random(0)
     for context in sorted({min(context, longest) for context in lengths.contexts()}):
-        blocks = -(-(context + 1) // BLOCK_SIZE)
+        blocks = -(-(context + BURST) // BLOCK_SIZE)
         for sequences in [count for count in SEQUENCES if count <= most and count * blocks <= limits.blocks]:
             yield from _open(range(sequences), context, blocks, generator, limits)
-            yield Batch([Row(slot, context, (), (), Want.SAMPLE, 1) for slot in range(sequences)])
+            rows = [Row(slot, context, (), (), Want.SAMPLE, BURST) for slot in range(sequences)]
+            yield Batch(rows, max_steps=BURST, burst_ms=LONGEST_MS)
     for length in sorted({min(length, longest, BLOCK_SIZE * limits.blocks) for length in lengths.prompts()}):
         yield from _open(range(1), length, -(-length // BLOCK_SIZE), generator, limits)
 
