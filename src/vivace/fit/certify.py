@@ -46,6 +46,7 @@ from vivace.fit.certificate import (
     build_certificate,
     write_certificate,
 )
+from vivace.fit.certificate_page import write_page
 from vivace.fit.machine import describe_machine
 from vivace.fit.objective import Objective
 from vivace.fit.settings import EngineSettings
@@ -326,7 +327,7 @@ def certify(
     say: Say = lambda text: None,
     on_progress: OnProgress | None = None,
 ) -> Certificate:
-    """Measure a model as `vivace serve` takes it, and write its certificate into the directory.
+    """Measure a model as `vivace serve` takes it, and write its certificate, and a page of it, into the directory.
 
     `lines` is the workload's own file, which is kept beside the certificate. Raises a `ModelError`, `ConfigError`, or
     `VivaceError` when the server does not start.
@@ -384,4 +385,5 @@ def certify_documents(
         )
     )
     write_certificate(certificate, directory)
+    write_page(certificate, directory)
     return certificate
