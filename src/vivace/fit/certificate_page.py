@@ -81,8 +81,11 @@ def _verdict(certificate: Certificate) -> str:
     if not certificate.objective.constraints:
         return show_verdict("", "Measured, with no budget", answered)
     if missed:
-        names = "; ".join(f"{limit} is missed ({_value(limit, values)})" for limit in missed)
-        return show_verdict("missed", "The budget is not kept", f"{escape(names)}.", asked, answered)
+        unknown = [limit for limit in missed if limit.name not in values]
+        names = "; ".join(f"{limit.name} is {_value(limit, values)}" for limit in missed)
+        kind = "risk" if len(unknown) == len(missed) else "missed"
+        title = "Not all of the budget was measured" if kind == "risk" else "The budget is not kept"
+        return show_verdict(kind, title, f"{escape(names)}.", asked, answered)
     if not all(_is_sure(limit, certificate) for limit in certificate.objective.constraints):
         why = "Every figure is within its limit, but not every interval."
         return show_verdict("risk", "The budget is kept, if barely", why, asked, answered)
@@ -158,7 +161,7 @@ def _limits(certificate: Certificate) -> str:
                 escape(format_value(limit.name, limit.limit)),
                 escape(_value(limit, values)),
                 NONE if low is None else f"{escape(_show(limit, low))} to {escape(_show(limit, high))}",
-                _show_kept(kept),
+                _show_kept(kept) if limit.name in values else "",
             ]
         )
         if value is not None and limit.limit:

@@ -68,12 +68,13 @@ class Agreement:
     """The simulator on the certificate's own workload, beside what was measured."""
 
     name: str
-    simulated_ms: float
+    simulated_ms: float | None
+    """None where too many had no answer."""
     measured_ms: float
 
     @property
-    def ratio(self) -> float:
-        return self.simulated_ms / self.measured_ms
+    def ratio(self) -> float | None:
+        return self.simulated_ms / self.measured_ms if self.simulated_ms is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,8 @@ def compare_with_measured(certificate: Certificate) -> tuple[Agreement, ...]:
     found = []
     for name, value in measured.values().items():
         if name in LATENCIES and 0 < value < math.inf:
-            found.append(Agreement(name, _percentile(result, name, outside), value))
+            simulated = _percentile(result, name, outside)
+            found.append(Agreement(name, simulated if simulated < math.inf else None, value))
     return tuple(found)
 
 
