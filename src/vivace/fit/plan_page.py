@@ -7,7 +7,6 @@ from html import escape
 from vivace.bench.page import NONE, THIN, digits, section, show_table, show_verdict
 from vivace.bench.plots import Plot, linear_axis, log_axis
 from vivace.bench.report import lay_out
-from vivace.fit.objective import format_value
 from vivace.fit.plan import LoadPoint, Plan
 
 
@@ -17,7 +16,8 @@ def write_plan(plan: Plan) -> str:
     names = [limit.name for limit in plan.limits]
     lines = [
         f"{plan.model} on {plan.machine}",
-        f"one replica keeps {limits} up to {digits(plan.capacity)} requests/s; {plan.headroom:.0%} of that is kept free",
+        f"one replica keeps {limits} up to {digits(plan.capacity)} requests/s; "
+        f"{plan.headroom:.0%} of that is left free",
         "",
         f"{'requests/s':>12}{'replicas':>10}{'each':>10}{'free':>7}{'busy':>7}"
         + "".join(f"{f'{name}, ms':>15}" for name in names),
@@ -28,10 +28,8 @@ def write_plan(plan: Plan) -> str:
             f"{sizing.rate:>12,g}{sizing.replicas:>10,}{digits(point.rate):>10}{sizing.free_share:>7.0%}"
             f"{point.utilisation:>7.0%}" + "".join(f"{_time(point, name):>15}" for name in names)
         )
-    lines += [
-        "",
-        f"{'one replica':>12}{'of all':>10}{'answered':>10}{'':>7}{'busy':>7}" + "".join(f"{n:>15}" for n in names),
-    ]
+    head = f"{'one replica':>12}{'of all':>10}{'answered':>10}{'':>7}{'busy':>7}"
+    lines += ["", head + "".join(f"{name:>15}" for name in names)]
     for point in plan.curve:
         lines.append(
             f"{digits(point.rate):>12}{point.rate / plan.capacity:>10.0%}{point.answered_share:>10.2%}{'':>7}"
@@ -52,7 +50,7 @@ def _write_agreement(plan: Plan) -> list[str]:
     if not plan.agreement:
         return ["The certificate's workload is a closed loop, which is not simulated: nothing to compare with."]
     shown = ", ".join(
-        f"{one.name} {digits(one.simulated_ms)} for {digits(one.measured_ms)} ms ({one.ratio:.2f})"
+        f"{one.name} {digits(one.simulated_ms)} for {digits(one.measured_ms)} ms ({digits(one.ratio)})"
         for one in plan.agreement
     )
     return [f"the simulator on the certificate's own workload, for what was measured: {shown}"]
@@ -112,24 +110,16 @@ def _curve(plan: Plan) -> str:
         for point in points
     ]
     head = ["requests/s", "of all", "answered", "busy", *(f"{limit.name}, ms" for limit in plan.limits), ""]
-    return section(
-        "One replica by its load",
-        "A curve ends where too many requests get no answer.",
-        plot.render(),
-        show_table(head, rows),
-    )
+    remark = "A curve ends where too many requests get no answer."
+    return section("One replica by its load", remark, plot.render(), show_table(head, rows))
 
 
 def _agreement(plan: Plan) -> str:
     if not plan.agreement:
         return section("How far to trust it", "The certificate's workload is a closed loop, which is not simulated.")
     rows = [
-        [
-            escape(one.name),
-            *(format_value(one.name, ms) for ms in (one.simulated_ms, one.measured_ms)),
-            f"{one.ratio:.2f}",
-        ]
+        [escape(one.name), digits(one.simulated_ms), digits(one.measured_ms), digits(one.ratio)]
         for one in plan.agreement
     ]
-    head = ["", "simulated", "measured", "ratio"]
+    head = ["", "simulated, ms", "measured, ms", "ratio"]
     return section("How far to trust it", "The certificate's own workload, simulated.", show_table(head, rows))
