@@ -48,6 +48,9 @@ def take_certificate(
             f"{place} is not what its certificate was made of: {'; '.join(changes[:3])}. Certify it again, or serve it "
             "with --no-certificate."
         )
+    difference = compare_machine(certificate)
+    if difference:
+        _say(f"The certificate's settings are used, but its times say nothing here: {difference}.")
     settings = certificate.settings
     certified = {
         "quantize": settings.quantize,
