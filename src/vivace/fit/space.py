@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from vivace.compress.assign import Assign
@@ -26,9 +26,10 @@ from vivace.compress.prune import FUSED, DropLayers, PruneWidth
 from vivace.compress.quantize import find_widths
 from vivace.compress.step import Step
 from vivace.errors import ConfigError
+from vivace.fit.settings import EngineSettings, Speculate
 from vivace.machine import allowed_cores
 from vivace.models.config import ModelConfig
-from vivace.runners.native import NativeConfig, Quantize
+from vivace.runners.native import Quantize
 
 Format = Literal["f32", "bf16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("f32", "bf16", "int8", "int4")
@@ -39,49 +40,6 @@ PARTS: tuple[Part, ...] = ("query_key_value", "attention_output", "mlp_in", "mlp
 MLP_PARTS: tuple[Part, ...] = ("mlp_in", "mlp_out")
 
 _QUANTIZE: dict[Format, Quantize] = {"f32": "none", "bf16": "bf16", "int8": "int8", "int4": "int4"}
-
-Speculate = Literal["off", "lookup"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How a variant is served: what `vivace serve` is told besides the model."""
-
-    quantize: Quantize = "int8"
-    """Of tables, and of linears that the checkpoint stores as floats."""
-    group_size: int = 32
-    quantize_tables: bool = False
-    threads: int = 0
-    """0: all cores that the process may use."""
-    max_sequences: int = 1024
-    """The batch limit: sequences under way at once."""
-    max_batch_tokens: int = 1024
-    """The prompt chunk: tokens of one step over all sequences."""
-    kv_memory_bytes: int = 1 << 30
-    speculate: Speculate = "off"
-
-    def as_native(self) -> NativeConfig:
-        """For the CPU runner. Raises `ConfigError` for values that cannot be."""
-        return NativeConfig(
-            quantize=self.quantize,
-            group_size=self.group_size,
-            quantize_tables=self.quantize_tables,
-            threads=self.threads,
-            max_sequences=self.max_sequences,
-            max_batch_tokens=self.max_batch_tokens,
-            kv_memory_bytes=self.kv_memory_bytes,
-        )
-
-    def as_arguments(self) -> list[str]:
-        """Options of `vivace serve` that say the same."""
-        arguments = ["--quantize", self.quantize, "--group-size", str(self.group_size)]
-        arguments += ["--quantize-tables"] if self.quantize_tables else []
-        arguments += ["--threads", str(self.threads), "--max-batch", str(self.max_sequences)]
-        arguments += ["--prompt-chunk", str(self.max_batch_tokens), "--speculate", self.speculate]
-        return [*arguments, "--kv-memory", repr(self.kv_memory_bytes / 2**30)]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +70,7 @@ class Candidate:
     formats: tuple[tuple[Format, ...], ...]
     """Of each layer that is left, of its `PARTS` in their order."""
     tables: Format
-    settings: EngineSettings = EngineSettings()
+    settings: EngineSettings = field(default_factory=EngineSettings)
     """Of its format only what `resolve_settings` makes of the above."""
     distilled: bool = False
 
