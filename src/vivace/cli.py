@@ -16,10 +16,15 @@ from typing import Any, TextIO
 import click
 
 from vivace import __version__
+from vivace.cli_certificate import describe_certified, take_certificate
 from vivace.cli_eval import evaluate_command
 from vivace.errors import ConfigError, RequestError, VivaceError
 
-_ELSEWHERE = {"compress": "vivace.cli_compress"}
+_ELSEWHERE = {
+    "compress": "vivace.cli_compress",
+    "verify": "vivace.cli_certificate",
+    "plan": "vivace.cli_certificate",
+}
 """Commands by name, and the module that has a function of that name."""
 
 
@@ -288,15 +293,22 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
     metavar="NAME=MODEL...",
     help="Variants of one model, the best first: the next answers what the one before cannot in time.",
 )
+@click.option("--certificate/--no-certificate", default=True,
+              help="Take budget and settings from the certificate beside the model, where options leave them open, and "
+              "watch answers against it.")  # fmt: skip
 @_add_server_options
 @_add_speculation_option
 @_add_model_options
+@click.pass_context
 def serve(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
     ladder: tuple[str, ...],
     api_keys: tuple[str, ...],
     api_key_file: TextIO | None,
     budget: str | None,
+    certificate: bool,
     **options: Any,
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
@@ -309,6 +321,9 @@ def serve(
     from vivace.runners.native import NativeConfig
     from vivace.server import app
 
+    named, certified = _name_models(models, ladder), None
+    if certificate and not ladder:
+        named[""], budget, certified = take_certificate(context, named[""], options, budget)
     keys = [line.strip() for line in api_key_file or () if line.strip()]
     config = app.ServerConfig(
         host=options.pop("host"),
@@ -324,6 +339,7 @@ def serve(
         isolate_prefixes=options.pop("isolate_prefixes"),
         log_format=options.pop("log_format"),
         log_level=options.pop("log_level"),
+        certified=describe_certified(certified),
     )
     policy = SchedulerConfig(
         max_waiting=options.pop("max_waiting"),
@@ -331,7 +347,7 @@ def serve(
         max_proposed=MAX_PROPOSED[options.pop("speculate")],
     )
     rules = AdmissionConfig(by_forecast=options.pop("admission"), pressed_max_tokens=options.pop("pressed_max_tokens"))
-    opened = open_ladder(_name_models(models, ladder))
+    opened = open_ladder(named)
     with show_progress(f"Loading {', '.join(model.name for model in opened.values())}", sys.stderr) as progress:
         launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress)
     try:

@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from vivace.bench.workload import Workload, parse_lengths, read_lines
-from vivace.budget import Budget
 from vivace.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         how = f"{self.rate:g} requests/s, Poisson" if self.rate else f"{self.concurrency} at once"
         return f"{what}; {how}; {self.requests:,} requests, seed {self.seed}"
 
-    def experiment(
-        self, url: str, directory: Path, limits: Budget, *, pid: int = 0, requests: int = 0, first: int = 0
-    ) -> Experiment:
+    def with_lines(self) -> WorkloadSpec:
+        """The same, asking the lines that are kept beside the certificate."""
+        return msgspec.structs.replace(self, lines=LINES)
+
+    def experiment(self, url: str, directory: Path, *, pid: int = 0, requests: int = 0, first: int = 0) -> Experiment:
         """The measurement at a server's URL; lines are read from the directory. `requests`, if given, counts instead of
         the workload's own number, and `first` is the place where they begin. Raises `ConfigError`."""
         from vivace.bench.experiment import Experiment
@@ -81,7 +83,6 @@ class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             url=url,
             workload=workload,
             load=load,
-            limits=limits,
             warmup=self.warmup,
             seed=self.seed,
             pid=pid,
