@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vivace.fit.space import MLP_PARTS, PARTS, Candidate, Format, Structure
+from vivace.fit.space import MLP_PARTS, PARTS, Candidate, Format, Part, Structure
 
 BINS = 1000
 
@@ -133,7 +133,7 @@ def list_choices(
     structure: Structure,
     layers: int,
     formats: Sequence[Format],
-    part_ms: Mapping[tuple[str, Format], float],
+    part_ms: Mapping[tuple[Part, Format], float],
     losses: Losses,
     width: float,
 ) -> list[Choice]:

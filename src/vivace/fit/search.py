@@ -145,7 +145,7 @@ class Search:
                 tell(found)
         return list({one.candidate: one for one in found}.values())
 
-    def _try(self, trial: optuna.Trial) -> Predicted:
+    def _try(self, trial: Any) -> Predicted:
         model = trial.suggest_categorical("model", sorted(self.spaces))
         space, predictor = self.spaces[model], self.predictors[model]
         losses = predictor.losses

@@ -30,7 +30,7 @@ class State:
         self._clock = clock
         self._limit_s = limit_s
         spent = self.load("spent") or {"seconds": 0.0}
-        self._began = clock() - spent["seconds"]
+        self._began: float = clock() - float(spent["seconds"])
 
     def load(self, name: str) -> dict[str, Any] | None:
         """None if that stage was not finished."""
