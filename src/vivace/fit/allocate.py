@@ -102,7 +102,9 @@ def allocate(choices: Sequence[Choice], limit_ms: float) -> tuple[Format, ...] |
         return None
     widest = sum(max(choice.ms) for choice in choices) - sum(least)
     spare = min(spare, widest)
-    unit = spare / BINS if spare > 0 else 1.0
+    if spare <= 1e-9:
+        return tuple(_take_fastest(choice) for choice in choices)
+    unit = spare / BINS
     best = np.zeros(BINS + 1)
     taken: list[NDArray[np.int64]] = []
     for choice, low in zip(choices, least, strict=True):
@@ -119,6 +121,11 @@ def allocate(choices: Sequence[Choice], limit_ms: float) -> tuple[Format, ...] |
         chosen.append(choice.formats[index])
         place -= math.ceil((choice.ms[index] - low) / unit - 1e-9)
     return tuple(reversed(chosen))
+
+
+def _take_fastest(choice: Choice) -> Format:
+    """Of equals, the one that loses least."""
+    return min(zip(choice.ms, choice.losses, choice.formats, strict=True))[2]
 
 
 def span(choices: Sequence[Choice]) -> tuple[float, float]:

@@ -118,8 +118,8 @@ class Realiser(Protocol):
 
 
 def count_requests(objective: Objective) -> int:
-    """As many as the highest percentile that is limited takes to be one; that of p95 where none is."""
-    names = [one.name.rpartition("_")[2] for one in objective.latencies] or ["p95"]
+    """As many as the highest percentile that is limited takes to be one; p95 at least."""
+    names = ["p95", *(one.name.rpartition("_")[2] for one in objective.latencies)]
     return required_sample(max(QUANTILES[name] for name in names))
 
 
