@@ -60,7 +60,7 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
     """Search for the variant of MODEL, and how to serve it, that keeps a budget on this machine; write it to OUT.
 
     Several models may be given: it also chooses between them, and loss is against the first. Exit status: 0; 99 when
-    nothing keeps the budget, and OUT is the nearest.
+    nothing keeps the budget, and OUT is the nearest, or when the best missed it as it was certified.
     """
     from vivace.fit.pipeline import fit as search
     from vivace.fit.pipeline import write_best
@@ -69,14 +69,16 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
     fitted = search(config)
     settings = write_best(fitted, config)
     click.echo(_summarize(fitted, config))
+    kept = fitted.infeasible is None
     if fitted.infeasible is not None:
         click.echo(f"NOTHING KEEPS THE BUDGET: {fitted.infeasible}")
     elif not no_certificate:
         from vivace.fit.issue import issue_certificate
 
-        click.echo(issue_certificate(fitted, config, settings, lambda text: click.echo(text, err=True)))
+        text, kept = issue_certificate(fitted, config, settings, lambda text: click.echo(text, err=True))
+        click.echo(text)
     click.echo(f"serve it:   vivace serve {config.out} {' '.join(settings.as_arguments())}")
-    raise SystemExit(INFEASIBLE_STATUS if fitted.infeasible is not None else STOPPED_STATUS if fitted.stopped else 0)
+    raise SystemExit(INFEASIBLE_STATUS if not kept else STOPPED_STATUS if fitted.stopped else 0)
 
 
 def _build(models: tuple[str, ...], out: Path | None, options: dict[str, Any]) -> FitConfig:

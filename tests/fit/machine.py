@@ -86,6 +86,9 @@ class KnownRealiser:
         }
         return Measured(values | {MEMORY: 30e6}, {}, 100, ((32, 16),) * 20)
 
+    def find_offset(self, model: str) -> float:
+        return 0.0
+
     def realise(self, candidate: Candidate, raw: Mapping[str, float], expected: Mapping[str, float]) -> Realised:
         self.before(candidate)
         self.made.append(candidate)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vivace.fit.certificate import Candidate as CandidateRecord
 from vivace.fit.certificate import Prediction, QualityRecord, Rejection
 from vivace.fit.certify import Findings, certify
-from vivace.fit.objective import LATENCIES, LOSS, MEMORY, format_value
+from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective, format_value
 from vivace.fit.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def issue_certificate(fitted: Fitted, config: FitConfig, settings: EngineSetting
         for one in config.objective.constraints
     )
     verdict = f"MISSES {', '.join(map(str, missed))}" if missed else "keeps its budget"
-    return f"certified:  {verdict}, measured once more: {shown}"
+    return f"certified:  {verdict}, measured once more: {shown}", not missed
 
 
 def gather_findings(fitted: Fitted, config: FitConfig) -> Findings:
@@ -114,21 +114,24 @@ def _list_pareto(fitted: Fitted, best: Realised) -> list[CandidateRecord]:
 
 
 def _list_rejected(fitted: Fitted, config: FitConfig, best: Realised) -> list[Rejection]:
-    objective = config.objective
-    found = []
-    for one in fitted.realised:
-        if one is best:
-            continue
-        missed = objective.find_missed(one.values)
-        reason = (
-            "; ".join(f"{limit.name} is {format_value(limit.name, one.values[limit.name])}, limited to "
-                      f"{format_value(limit.name, limit.limit)}" for limit in missed if limit.name in one.values)
-            if missed
-            else f"keeps the budget with {'more loss' if objective.prefer == 'loss' else 'more time'} than the chosen one"
-        )  # fmt: skip
-        found.append(Rejection(name=one.candidate.describe(), reason=reason or "a limit was not measured"))
+    found = [
+        Rejection(name=one.candidate.describe(), reason=_explain(one, config.objective))
+        for one in fitted.realised
+        if one is not best
+    ]
     others = fitted.report["tried"] - len(fitted.realised)
     if others > 0:
         reason = "expected to miss the budget, or to be no better than what was measured"
         found.append(Rejection(name="candidates that were not realised", reason=reason, count=others))
     return found
+
+
+def _explain(one: Realised, objective: Objective) -> str:
+    missed = objective.find_missed(one.values)
+    if not missed:
+        return f"keeps the budget with more {'loss' if objective.prefer == 'loss' else 'time'} than the chosen one"
+    return "; ".join(
+        f"{limit.name} is {format_value(limit.name, one.values.get(limit.name, float('nan')))}, limited to "
+        f"{format_value(limit.name, limit.limit)}"
+        for limit in missed
+    )

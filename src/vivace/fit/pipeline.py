@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from vivace.compress.step import Step
 from vivace.errors import ConfigError, VivaceError
 from vivace.fit.allocate import Losses, read_losses
 from vivace.fit.data import Texts, split_data, write_own_text
@@ -42,7 +43,7 @@ from vivace.fit.predict import Correction, Demand, Predictor, check_composition,
 from vivace.fit.realise import HttpRealiser, Measured, Realised, Realiser, count_requests, read_realised
 from vivace.fit.search import TRIALS, Predicted, Search, choose_next, find_front
 from vivace.fit.settings import EngineSettings
-from vivace.fit.space import Candidate, Space, open_space
+from vivace.fit.space import Candidate, Space, Structure, open_space
 from vivace.fit.state import State, open_state
 from vivace.fit.view import Line, View
 from vivace.fit.workload import LINES, WorkloadSpec
@@ -83,6 +84,8 @@ class FitConfig:
             raise ConfigError("Name one model or several different ones.")
         if self.limit_s < 10:
             raise ConfigError(f"The search has {self.limit_s:g} s; give it 10 s at least, and 15 minutes if you can.")
+        if len(self.models) > 1 and self.data is None and not self.time_only:
+            raise ConfigError("Several models are compared on text; give some with --data, or choose by --time-only.")
         if self.time_only and self.objective.limit(LOSS) < float("inf"):
             raise ConfigError("Loss is limited, and --time-only does not measure it. Leave out one of the two.")
         if self.time_only and (self.data is not None or self.distil_minutes):
@@ -198,7 +201,7 @@ class _Run:
             baseline = self._measure_baseline(realiser)
             demand = self._find_demand(baseline)
             for name in self._config.models:
-                self._open_predictor(name, shapes, texts, demand)
+                self._open_predictor(name, shapes, texts, demand, realiser)
             self._learn_baseline(baseline)
             found = self._search()
             self._realise(realiser, found)
@@ -248,7 +251,12 @@ class _Run:
         return Demand(baseline.lengths, workload.concurrency, workload.rate, pause_ms=0.3)
 
     def _open_predictor(
-        self, name: str, shapes: Sequence[StepShape], texts: Mapping[str, Texts] | None, demand: Demand
+        self,
+        name: str,
+        shapes: Sequence[StepShape],
+        texts: Mapping[str, Texts] | None,
+        demand: Demand,
+        realiser: Realiser,
     ) -> None:
         space = self._spaces[name]
         index = self._config.models.index(name)
@@ -262,7 +270,7 @@ class _Run:
         composition = compose(space.config, shapes, builds, threads)
         self._limits[name] = Limits(**timed["limits"])
         self._errors.setdefault("composition", {})[name] = check_composition(composition, space.config, checks)
-        losses = self._find_losses(name, index, space, texts)
+        losses = self._find_losses(name, index, space, texts, realiser)
         self._spaces[name] = replace(space, max_dropped=min(space.max_dropped, len(losses.depth) - 1))
         self._predictors[name] = Predictor(
             space.config, composition, losses, demand, space.threads[-1], timed["lookup_gain"]
@@ -293,7 +301,9 @@ class _Run:
             "lookup_gain": gain,
         }
 
-    def _find_losses(self, name: str, index: int, space: Space, texts: Mapping[str, Texts] | None) -> Losses:
+    def _find_losses(
+        self, name: str, index: int, space: Space, texts: Mapping[str, Texts] | None, realiser: Realiser
+    ) -> Losses:
         if texts is None:
             from vivace.fit.sensitivity import assume_losses
 
@@ -304,6 +314,8 @@ class _Run:
             left = LOSS_SHARE * self._config.limit_s - self._state.spent_s
             limit_s = max(10.0, left / (len(self._config.models) - index))
             losses = self._parts.losses(name, space, texts[name].calibration, limit_s, self._view.tell)
+            if index:
+                losses = replace(losses, offset=realiser.find_offset(name))
             saved = losses.as_dict()
             self._state.save(f"losses-{index}", saved)
         return read_losses(saved)
@@ -351,16 +363,23 @@ class _Run:
             if self._realised and self._state.left_s < 1.1 * longest:
                 return
             begun = self._state.spent_s
-            self._view.say(f"Realising {chosen.candidate.describe()}")
-            one = realiser.realise(
-                chosen.candidate, chosen.values, self._correct(chosen.candidate.model, chosen.values)
-            )
+            candidate = self._distil(chosen.candidate)
+            self._view.say(f"Realising {candidate.describe()}")
+            one = realiser.realise(candidate, chosen.values, self._correct(candidate.model, chosen.values))
             self._take(one)
             self._state.save("realised", {"variants": [each.as_dict() for each in self._realised]})
             longest = max(longest, self._state.spent_s - begun)
             self._show(found)
 
     # What they share
+
+    def _distil(self, candidate: Candidate) -> Candidate:
+        """To be trained, if that was asked for and something was left out of it; its time is outside of the search's."""
+        minutes = self._config.distil_minutes
+        if not minutes or candidate.structure == Structure():
+            return candidate
+        self._state.extend(60 * minutes)
+        return replace(candidate, distilled=True)
 
     def _correct(self, model: str, values: Mapping[str, float]) -> dict[str, float]:
         return self._corrections[model].apply(values)
@@ -541,12 +560,19 @@ def _real_parts(config: FitConfig, view: View) -> Parts:
             directory=state.directory,
             shapes=shapes,
             method="rtn" if config.time_only else config.method,
+            distil=_plan_distilling(config.distil_minutes),
             requests=min(config.workload.requests, count_requests(config.objective)),
             threads=config.threads or _find_threads(),
             say=view.say,
         )
 
     return Parts(lambda name: NativeMeasurer(open_model(name)), find_losses, make_realiser)
+
+
+def _plan_distilling(minutes: float) -> Sequence[Step]:
+    from vivace.compress.distill import Distill
+
+    return (Distill(minutes=minutes, steps=100_000, length=128, every=10, patience=6),) if minutes else ()
 
 
 def _find_threads() -> int:

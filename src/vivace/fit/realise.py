@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ from vivace.compress.recipe import describe_recipe, format_recipe
 from vivace.compress.step import Step
 from vivace.errors import ConfigError, VivaceError
 from vivace.fit.certify import describe_serving, measure, serving
-from vivace.fit.data import Texts, read_documents
+from vivace.fit.data import Document, Texts, read_documents
 from vivace.fit.measure import StepShape, time_shapes
 from vivace.fit.objective import LOSS, MEMORY, Objective
 from vivace.fit.quality import Scored, compare_scores, score_documents
@@ -49,7 +50,6 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 TIMES = {"ttft": "ttft_ms", "tpot": "tpot_ms", "total": "e2e_ms"}
 SMALLEST = 0.02
 """A difference of a time that counts as one."""
-FLOATS = "float32 or bfloat16 as it was"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,10 @@ class Realiser(Protocol):
         """The first model as a server has it without being told anything, by itself."""
         ...
 
+    def find_offset(self, model: str) -> float:
+        """How much worse another original predicts than the first, in nats of the first's tokens."""
+        ...
+
     def realise(self, candidate: Candidate, raw: Mapping[str, float], expected: Mapping[str, float]) -> Realised: ...
 
 
@@ -163,6 +167,11 @@ class HttpRealiser:
             )
         return Measured(found.values, found.intervals, found.requests, lengths)
 
+    def find_offset(self, model: str) -> float:
+        first, documents = self._read_held_out()
+        scored = score_documents(self.models[model], EngineSettings(quantize="none"), documents)
+        return math.log1p(compare_scores(scored, self._score_reference(first, documents)).loss)
+
     def realise(self, candidate: Candidate, raw: Mapping[str, float], expected: Mapping[str, float]) -> Realised:
         place, recipe = self.make(candidate)
         quality = self._judge(candidate, place)
@@ -203,7 +212,7 @@ class HttpRealiser:
                 steps,
                 place,
                 data=self._calibration(candidate.model),
-                calibration=CalibrationConfig(tokens=8192, length=128, held_out=0),
+                calibration=CalibrationConfig(tokens=8192, length=128, held_out=2048 if candidate.distilled else 0),
                 threads=self.threads,
                 resume=(place / STATE / "state.json").is_file(),
                 progress=self.progress,
@@ -237,14 +246,18 @@ class HttpRealiser:
     def _judge(self, candidate: Candidate, place: str) -> dict[str, Any] | None:
         if self.texts is None:
             return None
-        first = next(iter(self.models))
-        texts = self.texts[first]
-        documents = read_documents(texts.held_out)
+        first, documents = self._read_held_out()
         self.say(f"Judging it on {len(documents)} documents")
         scored = score_documents(place, candidate.resolved, documents)
         return compare_scores(scored, self._score_reference(first, documents)).as_dict()
 
-    def _score_reference(self, first: str, documents: Sequence[Any]) -> Scored:
+    def _read_held_out(self) -> tuple[str, Sequence[Document]]:
+        """The first model's name, and what all are judged by."""
+        assert self.texts is not None, "without text nothing is judged"
+        first = next(iter(self.models))
+        return first, read_documents(self.texts[first].held_out)
+
+    def _score_reference(self, first: str, documents: Sequence[Document]) -> Scored:
         """The first model in f32; kept, since it is the same for all."""
         path = self.directory / "reference.json"
         if path.is_file():
@@ -255,9 +268,6 @@ class HttpRealiser:
         return found
 
     def _time_steps(self, candidate: Candidate, place: str) -> tuple[tuple[float, ...], int]:
-        import time
-        from dataclasses import replace
-
         most = max(shape.sequences for shape in self.shapes)
         tokens = max(shape.all_tokens for shape in self.shapes)
         settings = replace(candidate.resolved, max_sequences=most, max_batch_tokens=max(most, tokens))

@@ -50,6 +50,10 @@ class State:
     def left_s(self) -> float:
         return self._limit_s - self.spent_s
 
+    def extend(self, seconds: float) -> None:
+        """Let what took so long be outside of the time given."""
+        self._limit_s += seconds
+
     def left_share(self, share: float) -> bool:
         """Whether less than a share of the time is over."""
         return self.spent_s < share * self._limit_s
