@@ -55,7 +55,7 @@ STOPPED_STATUS = 130
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Of PyTorch. Default: what is fastest.")
 @click.option("--resume", is_flag=True, help="Go on where a search with the same arguments was cut off.")
-@click.option("--no-certificate", is_flag=True, help="Do not measure the best once more to certify it.")
+@click.option("--no-certificate", is_flag=True, help="Write no certificate.")
 def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **options: Any) -> None:
     """Search for the variant of MODEL, and how to serve it, that keeps a budget on this machine; write it to OUT.
 
@@ -72,7 +72,7 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
     kept = fitted.infeasible is None
     if fitted.infeasible is not None:
         click.echo(f"NOTHING KEEPS THE BUDGET: {fitted.infeasible}")
-    elif not no_certificate:
+    elif fitted.document is not None and not no_certificate:
         from vivace.fit.issue import issue_certificate
 
         text, kept = issue_certificate(fitted, config, settings, lambda text: click.echo(text, err=True))

@@ -47,7 +47,9 @@ def test_what_names_no_part_is_refused(recipe: str) -> None:
         parse_recipe(recipe)
 
 
-@pytest.mark.parametrize("recipe", ['assign(int4=["7.mlp_in"])', "drop_layers(layers=[7])", "drop_layers(layers=[0, 1])"])
+@pytest.mark.parametrize(
+    "recipe", ['assign(int4=["7.mlp_in"])', "drop_layers(layers=[7])", "drop_layers(layers=[0, 1])"]
+)
 def test_layers_that_are_not_there_are_refused_before_any_work(tmp_path: Path, recipe: str) -> None:
     model = write_model(tmp_path / "model")
     with pytest.raises(RecipeError):

@@ -3,10 +3,13 @@ factor, so that a search can be held to the best there is."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from vivace.budget import Budget
 from vivace.fit.allocate import Losses
 from vivace.fit.data import Texts
 from vivace.fit.measure import Build, Limits, StepShape, Timing
@@ -27,7 +30,7 @@ TABLE_BYTES: Mapping[Format, int] = {"f32": 40_000, "bf16": 20_000, "int8": 10_0
 def pass_ms(formats: Sequence[Sequence[Format]], tables: Format, shape: StepShape) -> float:
     """What a step takes: in proportion to the square root of its tokens."""
     layers = sum(LAYER_MS + sum(PART_MS[one] for one in row) for row in formats)
-    return (layers + TABLE_MS[tables]) * float(shape.all_tokens) ** 0.5 * (1 + shape.context / 10_000)
+    return (layers + TABLE_MS[tables]) * math.sqrt(shape.all_tokens) * (1 + shape.context / 10_000)
 
 
 def count_bytes(formats: Sequence[Sequence[Format]], tables: Format) -> int:
@@ -48,7 +51,7 @@ class KnownMachine:
         size = count_bytes(rows, build.tables)
         narrow = sum(PART_MS[one] for one in build.formats[2:]) * build.layers * (1 - share)
         ms = [
-            pass_ms(rows, build.tables, shape) - narrow * float(shape.all_tokens) ** 0.5 * (1 + shape.context / 10_000)
+            pass_ms(rows, build.tables, shape) - narrow * math.sqrt(shape.all_tokens) * (1 + shape.context / 10_000)
             for shape in shapes
         ]
         return Timing(tuple(one * (3 - build.threads) for one in ms), size, size)
@@ -78,7 +81,9 @@ class KnownRealiser:
     factor: float = 1.25
     made: list[Candidate] = field(default_factory=list)
     before: Callable[[Candidate], None] = lambda candidate: None
-    losses: Losses | None = None
+    again: list[float] = field(default_factory=list)
+    """What is measured when one is confirmed, over what was measured before."""
+    confirmed: list[Candidate] = field(default_factory=list)
 
     def measure_baseline(self) -> Measured:
         values = {
@@ -88,6 +93,11 @@ class KnownRealiser:
 
     def find_offset(self, model: str) -> float:
         return 0.0
+
+    def confirm(self, one: Realised, budget: Budget) -> tuple[dict[str, float], dict[str, Any]]:
+        self.confirmed.append(one.candidate)
+        again = self.again.pop(0) if self.again else 1.0
+        return {name: value * again for name, value in one.values.items()}, {"of": one.candidate.describe()}
 
     def realise(self, candidate: Candidate, raw: Mapping[str, float], expected: Mapping[str, float]) -> Realised:
         self.before(candidate)

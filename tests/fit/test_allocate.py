@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivace.fit.allocate import BINS, Choice, Losses, allocate, keep_layers, read_losses, span
-from vivace.fit.space import Candidate, Format, Structure
+from vivace.fit.space import PARTS, Candidate, Format, Structure
 
 FORMATS: tuple[Format, ...] = ("int8", "int4")
 
@@ -48,9 +48,11 @@ def test_the_most_sensitive_parts_keep_their_bits() -> None:
 
 
 def test_losses_add_up_and_come_back_from_json() -> None:
+    parts: dict[str, dict[Format, float]] = {f"{layer}.{part}": {} for layer in (0, 1) for part in PARTS}
+    parts["0.mlp_in"] = {"int4": 0.1}
+    parts["1.mlp_in"] = {"int4": 9.0}
     losses = Losses(
-        {"0.mlp_in": {"int4": 0.1}, "0.mlp_out": {}, "0.query_key_value": {}, "0.attention_output": {}}
-        | {f"1.{part}": {"int4": 9.0} for part in ("mlp_in", "mlp_out", "query_key_value", "attention_output")},
+        parts,
         {"int8": 0.01},
         (1,),
         (0.0, 0.2),

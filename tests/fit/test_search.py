@@ -14,7 +14,7 @@ from vivace.fit.objective import LOSS, parse_objective
 from vivace.fit.predict import Demand, Predictor, compose
 from vivace.fit.search import LADDER, Predicted, Search, choose_next, find_front, make_candidate
 from vivace.fit.settings import EngineSettings
-from vivace.fit.space import Space, open_space
+from vivace.fit.space import FORMATS, Space, open_space
 from vivace.models.config import read_config
 
 SHAPES = plan_shapes(2, 16, (64,))
@@ -66,9 +66,9 @@ def test_more_time_buys_less_loss(space: Space, predictor: Predictor) -> None:
 def best_by_trying_all(space: Space, predictor: Predictor, limit: float) -> float:
     """The least loss of all that take no longer than the limit."""
     least = float("inf")
-    for tables in ("f32", "bf16", "int8", "int4"):
+    for tables in FORMATS:
         for formats in itertools.product(("int8", "int4"), repeat=8):
-            base = space.uniform("int8", tables, EngineSettings(threads=2, max_sequences=2))  # type: ignore[arg-type]
+            base = space.uniform("int8", tables, EngineSettings(threads=2, max_sequences=2))
             candidate = replace(base, formats=(formats[:4], formats[4:]))  # type: ignore[arg-type]
             if predictor.passes(candidate).step_ms(2, 2, 24) <= limit:
                 least = min(least, predictor.losses.predict(candidate))

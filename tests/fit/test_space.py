@@ -9,7 +9,7 @@ import pytest
 from vivace.compress.step import check_steps
 from vivace.errors import ConfigError
 from vivace.fit.settings import EngineSettings
-from vivace.fit.space import PARTS, Candidate, Format, Structure, open_space, read_candidate
+from vivace.fit.space import Candidate, Format, Structure, open_space, read_candidate
 from vivace.models.config import read_config
 
 
@@ -38,7 +38,7 @@ def test_a_server_is_told_the_format_of_the_tables(
 
 def test_formats_that_no_server_can_hold_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="Beside int8 tables"):
-        Candidate("m", Structure(), (("bf16",) * len(PARTS),), "int8")
+        Candidate("m", Structure(), (("bf16", "bf16", "bf16", "bf16"),), "int8")
     with pytest.raises(ConfigError, match="Factored"):
         Candidate("m", Structure(rank=0.5), (("int8", "int8", "int8", "int4"),), "int8")
 

@@ -1,16 +1,20 @@
-"""From what a search found to a certificate: the best is measured once more, as `verify` will, and all that is known
-of it is written down. Knows records, and what stands in them."""
+"""From what a search found to a certificate: all that is known of the best is written down, as it was confirmed.
+
+Knows records, and what stands in them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import shutil
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vivace.fit.certificate import Candidate as CandidateRecord
 from vivace.fit.certificate import Prediction, QualityRecord, Rejection
-from vivace.fit.certify import Findings, certify
+from vivace.fit.certify import Findings, certify_documents
 from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective, format_value
 from vivace.fit.settings import EngineSettings
+from vivace.fit.workload import LINES
 
 if TYPE_CHECKING:
     from vivace.fit.pipeline import FitConfig, Fitted
@@ -19,24 +23,30 @@ if TYPE_CHECKING:
 MOST_PARETO = 24
 
 
-def issue_certificate(fitted: Fitted, config: FitConfig, settings: EngineSettings, say: Callable[[str], None]) -> str:
-    """Measure OUT and write its certificate; what it says, in a line. Raises as `certify` does."""
-    certificate = certify(
+def issue_certificate(
+    fitted: Fitted, config: FitConfig, settings: EngineSettings, say: Callable[[str], None]
+) -> tuple[str, bool]:
+    """Write OUT's certificate; what it says, in a line, and whether every limit was kept again. Raises as `certify`
+    does."""
+    workload = config.workload
+    if config.lines is not None:
+        shutil.copyfile(config.lines, config.out / LINES)
+        workload = workload.with_lines()
+    assert fitted.document is not None, "what keeps its budget was confirmed"
+    certificate = certify_documents(
         str(config.out),
         config.out,
         settings,
-        config.workload,
+        workload,
         config.objective,
+        [dict(fitted.document)],
         gather_findings(fitted, config),
-        lines=config.lines,
         say=say,
     )
     values = certificate.measured.values() | ({LOSS: certificate.quality.loss} if certificate.quality else {})
     missed = config.objective.find_missed(values)
-    shown = " ".join(
-        f"{one.name}={format_value(one.name, values.get(one.name, float('nan')))}"
-        for one in config.objective.constraints
-    )
+    names = [one.name for one in config.objective.constraints]
+    shown = " ".join(f"{name}={format_value(name, values.get(name, float('nan')))}" for name in names)
     verdict = f"MISSES {', '.join(map(str, missed))}" if missed else "keeps its budget"
     return f"certified:  {verdict}, measured once more: {shown}", not missed
 
@@ -115,7 +125,7 @@ def _list_pareto(fitted: Fitted, best: Realised) -> list[CandidateRecord]:
 
 def _list_rejected(fitted: Fitted, config: FitConfig, best: Realised) -> list[Rejection]:
     found = [
-        Rejection(name=one.candidate.describe(), reason=_explain(one, config.objective))
+        Rejection(name=one.candidate.describe(), reason=_explain(one, config.objective, fitted.report["confirmed"]))
         for one in fitted.realised
         if one is not best
     ]
@@ -126,8 +136,11 @@ def _list_rejected(fitted: Fitted, config: FitConfig, best: Realised) -> list[Re
     return found
 
 
-def _explain(one: Realised, objective: Objective) -> str:
+def _explain(one: Realised, objective: Objective, confirmed: Mapping[str, Any]) -> str:
     missed = objective.find_missed(one.values)
+    again = confirmed.get(one.candidate.describe())
+    if not missed and again is not None:
+        return f"missed {', '.join(again['missed'])} when it was measured again"
     if not missed:
         return f"keeps the budget with more {'loss' if objective.prefer == 'loss' else 'time'} than the chosen one"
     return "; ".join(

@@ -325,13 +325,18 @@ class Predictor:
         each = count_kv_bytes(self.config, "none" if candidate.tables == "f32" else "int8") // len(self.config.layers)
         return max(1, each * len(candidate.formats))
 
+    def cache_bytes(self, candidate: Candidate) -> int:
+        """Of the KV cache: full, as prefixes make it in the end, or what the measured requests put into it."""
+        each, settings = self.kv_token_bytes(candidate), candidate.settings
+        context = self.config.context_length
+        pool = max(min(settings.kv_memory_bytes, settings.max_sequences * context * each), context * each)
+        return int(min(pool, each * sum(prompt + answer for prompt, answer in self.demand.lengths)))
+
     def predict(self, candidate: Candidate) -> dict[str, float]:
         """Raw values by the names of limits, before any correction."""
         passes = self.passes(candidate)
         found = simulate_times(self.demand, passes, candidate.settings, self.kv_token_bytes(candidate))
-        streams = min(find_streams(self.demand, passes.step_ms(1, 1, 0)), candidate.settings.max_sequences)
-        cache = self.kv_token_bytes(candidate) * streams * (self.demand.mean_prompt + self.demand.mean_answer)
-        found[MEMORY] = self.bytes(candidate)[0] + cache + self.process_bytes
+        found[MEMORY] = self.bytes(candidate)[0] + self.cache_bytes(candidate) + self.process_bytes
         found[LOSS] = self.losses.predict(candidate)
         return found
 

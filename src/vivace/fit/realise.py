@@ -26,14 +26,14 @@ from vivace.bench.observation import Observation
 from vivace.bench.processes import run_plans
 from vivace.bench.resources import ProcessWatch
 from vivace.bench.stats import quantile, quantile_interval, required_sample
-from vivace.budget import NO_BUDGET
+from vivace.budget import NO_BUDGET, Budget
 from vivace.compress.calibrate import CalibrationConfig
 from vivace.compress.manifest import MANIFEST
 from vivace.compress.pipeline import STATE, ShowProgress, compress
 from vivace.compress.recipe import describe_recipe, format_recipe
 from vivace.compress.step import Step
 from vivace.errors import ConfigError, VivaceError
-from vivace.fit.certify import describe_serving, measure, serving
+from vivace.fit.certify import describe_serving, measure, serving, summarize_documents
 from vivace.fit.data import Document, Texts, read_documents
 from vivace.fit.measure import StepShape, time_shapes
 from vivace.fit.objective import LOSS, MEMORY, Objective
@@ -120,6 +120,11 @@ class Realiser(Protocol):
 
     def realise(self, candidate: Candidate, raw: Mapping[str, float], expected: Mapping[str, float]) -> Realised: ...
 
+    def confirm(self, one: Realised, budget: Budget) -> tuple[dict[str, float], dict[str, Any]]:
+        """Measure it once more by itself, with the budget that it will be served with; the values, and the bench's
+        document."""
+        ...
+
 
 def count_requests(objective: Objective) -> int:
     """As many as the highest percentile that is limited takes to be one; p95 at least."""
@@ -195,6 +200,11 @@ class HttpRealiser:
             weight_bytes=weight_bytes,
             requests=ours.requests,
         )
+
+    def confirm(self, one: Realised, budget: Budget) -> tuple[dict[str, float], dict[str, Any]]:
+        with serving(describe_serving(one.place, one.candidate.resolved, budget)) as served:
+            document = measure(served, self.workload, self.directory)
+        return summarize_documents([document], self.workload.seed).values(), document
 
     def make(self, candidate: Candidate) -> tuple[str, str]:
         """Where the variant is, made if it is not there yet, and its recipe. Raises as `compress` does."""

@@ -25,14 +25,18 @@ from vivace.fit.objective import LOSS, Objective
 from vivace.fit.predict import Demand, Predictor, find_streams, share_of_width
 from vivace.fit.settings import EngineSettings
 from vivace.fit.space import MLP_PARTS, PARTS, Candidate, Format, Space, Structure, allowed_formats
+from vivace.runners.native import count_kv_bytes
 
 if TYPE_CHECKING:
     import optuna
 
 LADDER = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 """Shares of time at which the knapsack is tried before chance comes in."""
+MARGINS = {"p50": 0.95, "p95": 0.9, "p99": 0.85}
+"""Of each limit on a time: a prediction that is nearer to it than this is not trusted to keep it. Tails vary most from
+one measurement to the next."""
 MARGIN = 0.97
-"""Of each limit: a prediction that is nearer to it than this is not trusted to keep it."""
+"""Of the others."""
 TRIALS = 400
 
 
@@ -162,7 +166,8 @@ class Search:
             time_share=trial.suggest_float("time share", 0.0, 1.0),
             settings=EngineSettings(
                 threads=trial.suggest_categorical("threads", list(space.threads)),
-                max_sequences=trial.suggest_categorical("batch", list(space.batches)),
+                max_sequences=(batch := trial.suggest_categorical("batch", list(space.batches))),
+                kv_memory_bytes=find_cache_bytes(predictor, batch),
                 max_batch_tokens=trial.suggest_categorical("chunk", list(space.chunks)),
                 speculate=trial.suggest_categorical("speculate", list(space.speculations)),
             ),
@@ -237,6 +242,14 @@ def open_study(place: Path, seed: int) -> optuna.Study:
     )
 
 
+def find_cache_bytes(predictor: Predictor, sequences: int) -> int:
+    """Room for twice what so many of the longest requests need, in whole MiB: the rest of a cache holds prefixes that
+    nobody may ask for again."""
+    each = count_kv_bytes(predictor.config, "none")
+    needed = 2 * sequences * predictor.demand.most_tokens * each
+    return max(1, -(-needed // 2**20)) * 2**20
+
+
 def find_front(found: Iterable[tuple[Any, float, float]]) -> list[Any]:
     """Of (thing, time, loss) those that none beats in both, fastest first."""
     front: list[Any] = []
@@ -256,10 +269,17 @@ def choose_next(
 ) -> Predicted | None:
     """The one to realise next: the best by what is expected now, of those that nothing alike was realised of; None if
     there is none. Limits are tightened a little, since predictions err."""
-    strict = Objective(tuple(replace(one, limit=one.limit * MARGIN) for one in objective.constraints), objective.prefer)
+    strict = tighten(objective)
     seen = {_essence(candidate) for candidate in realised}
     left = [one for one in found if _essence(one.candidate) not in seen]
     return min(left, key=lambda one: strict.rank(correct(one.candidate.model, one.values)), default=None)
+
+
+def tighten(objective: Objective) -> Objective:
+    """The same with margins."""
+    margins = {one.name: MARGINS.get(one.name.rpartition("_")[2], MARGIN) for one in objective.constraints}
+    limits = tuple(replace(one, limit=one.limit * margins[one.name]) for one in objective.constraints)
+    return Objective(limits, objective.prefer)
 
 
 def _essence(candidate: Candidate) -> tuple[Any, ...]:
