@@ -1,4 +1,4 @@
-"""What a certificate is to `vivace serve`: budget and settings where options leave them open, and something to watch."""
+"""A certificate gives `vivace serve` budget and settings where options leave them open, and something to watch."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from vivace.errors import ConfigError, RequestError, VivaceError
 
 _ELSEWHERE = {
     "compress": "vivace.cli_compress",
+    "fit": "vivace.cli_fit",
     "verify": "vivace.cli_certificate",
     "plan": "vivace.cli_certificate",
 }

@@ -97,7 +97,7 @@ def test_the_page_fits_a_phone_and_asks_for_nothing(browser: Browser, tmp_path: 
     asked: list[str] = []
     problems: list[str] = []
     for width in (1280, 390):
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))

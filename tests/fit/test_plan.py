@@ -12,23 +12,27 @@ from click.testing import CliRunner
 from tests.fit.certificates import certify_fake, measurement, write_model
 from vivace.cli import main
 from vivace.errors import ConfigError
-from vivace.fit.certificate import CERTIFICATE, Certificate
+from vivace.fit.certificate import CERTIFICATE, Certificate, LengthsRecord
 from vivace.fit.objective import parse_objective
 from vivace.fit.plan import Plan, build_scenario, compare_with_measured, find_outside_ms, plan
 from vivace.fit.plan_page import render_plan, write_plan
 from vivace.fit.workload import WorkloadSpec
 
+REQUESTS = 200
+"""Few, for a test."""
 BUDGET = "ttft_p99=100ms tpot_p99=10ms"
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return certify_fake(write_model(tmp_path_factory.mktemp("plan") / "variant"), BUDGET)
+    """Of short answers: what is simulated is each of their tokens."""
+    short = measurement(answer_tokens=LengthsRecord(median=6.0, sigma=0.3))
+    return certify_fake(write_model(tmp_path_factory.mktemp("plan") / "variant"), BUDGET, measured=short)
 
 
 @pytest.fixture(scope="module")
 def planned(certificate: Certificate) -> Plan:
-    return plan(certificate, [1.0, 100.0, 10_000.0], requests=700)
+    return plan(certificate, [1.0, 100.0, 10_000.0], requests=REQUESTS)
 
 
 def test_replicas_grow_with_the_rate_and_leave_the_headroom_free(planned: Plan) -> None:
@@ -42,13 +46,13 @@ def test_replicas_grow_with_the_rate_and_leave_the_headroom_free(planned: Plan) 
 
 
 def test_more_headroom_takes_more_replicas(certificate: Certificate, planned: Plan) -> None:
-    generous = plan(certificate, [10_000.0], headroom=0.5, requests=700)
+    generous = plan(certificate, [10_000.0], headroom=0.5, requests=REQUESTS)
     assert generous.capacity == planned.capacity
     assert generous.sizings[0].replicas > planned.sizings[-1].replicas
 
 
 def test_a_tighter_budget_takes_more_replicas(certificate: Certificate, planned: Plan) -> None:
-    tight = plan(certificate, [10_000.0], parse_objective("ttft_p99=40ms tpot_p99=10ms"), requests=700)
+    tight = plan(certificate, [10_000.0], parse_objective("ttft_p99=100ms tpot_p99=4ms"), requests=REQUESTS)
     assert tight.sizings[0].replicas > planned.sizings[-1].replicas
 
 
@@ -65,8 +69,10 @@ def test_the_curve_rises_and_is_missed_beyond_the_capacity(planned: Plan) -> Non
     assert (first.times_ms["ttft_p99"] or 0) < (full.times_ms["ttft_p99"] or 0) <= 100
 
 
-def test_one_seed_gives_one_plan(certificate: Certificate, planned: Plan) -> None:
-    assert plan(certificate, [1.0, 100.0, 10_000.0], requests=700) == planned
+def test_one_seed_gives_one_plan_and_another_seed_another(certificate: Certificate, planned: Plan) -> None:
+    again, other = (plan(certificate, [1.0, 100.0, 10_000.0], requests=REQUESTS, seed=seed) for seed in (0, 1))
+    assert again == planned
+    assert other.curve != planned.curve
 
 
 def test_what_http_took_is_added_to_first_tokens_and_taken_from_budgets(certificate: Certificate) -> None:
@@ -85,9 +91,15 @@ def test_the_simulator_is_held_against_what_was_measured(planned: Plan) -> None:
     assert first.ratio == pytest.approx(first.simulated_ms / first.measured_ms)
 
 
-def test_a_closed_loop_has_nothing_to_compare_with(certificate: Certificate) -> None:
-    closed = msgspec.structs.replace(certificate, workload=WorkloadSpec(concurrency=4))
-    assert compare_with_measured(closed) == ()
+def test_a_closed_loop_is_compared_too_and_more_clients_wait_longer(certificate: Certificate) -> None:
+    few, many = (
+        {one.name: one.simulated_ms or 0.0 for one in compare_with_measured(closed)}
+        for closed in (
+            msgspec.structs.replace(certificate, workload=WorkloadSpec(concurrency=clients)) for clients in (1, 3)
+        )
+    )
+    assert few.keys() == many.keys() >= {"ttft_p50", "total_p99"}
+    assert few["total_p50"] < many["total_p50"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,7 @@ def test_what_cannot_be_planned_is_said(
     certificate: Certificate, rates: list[float], budget: str | None, match: str
 ) -> None:
     with pytest.raises(ConfigError, match=match):
-        plan(certificate, rates, parse_objective(budget) if budget else None, requests=700)
+        plan(certificate, rates, parse_objective(budget) if budget else None, requests=REQUESTS)
 
 
 def test_a_certificate_without_limits_on_times_needs_a_budget(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vivace.budget import Budget
@@ -90,7 +90,6 @@ class Plan:
     sizings: tuple[Sizing, ...]
     curve: tuple[LoadPoint, ...]
     agreement: tuple[Agreement, ...]
-    """Empty for a workload in a closed loop, which the simulator has not."""
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -196,12 +195,19 @@ def find_outside_ms(certificate: Certificate) -> dict[str, float]:
 
 
 def compare_with_measured(certificate: Certificate) -> tuple[Agreement, ...]:
-    """Simulate the certificate's own workload, at its own rate and as many requests."""
+    """Simulate the certificate's own workload: at its rate, or with as many clients that wait."""
     workload, measured = certificate.workload, certificate.measured
-    if not workload.rate:
-        return ()
     scenario = build_scenario(certificate, certificate.objective.budget, workload.seed)
-    result = simulate(scenario.at_rate(workload.rate, max(REQUESTS, workload.requests)))
+    requests = max(REQUESTS, workload.requests)
+    if workload.rate:
+        scenario = scenario.at_rate(workload.rate, requests)
+    else:  # a client's next request finds what the last one spent outside of queue and steps
+        pause_ms = find_outside_ms(certificate)["total"]
+        loop = replace(
+            scenario.traffic, rate=0.0, requests=requests, concurrency=workload.concurrency, pause_ms=pause_ms
+        )
+        scenario = replace(scenario, traffic=loop)
+    result = simulate(scenario)
     outside = find_outside_ms(certificate)
     found = []
     for name, value in measured.values().items():

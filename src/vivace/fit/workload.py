@@ -87,3 +87,9 @@ class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             pid=pid,
             first=first,
         )
+
+
+def median_of(lengths: str) -> float:
+    """Of a distribution of lengths, as `vivace bench` writes it. Raises `ConfigError`."""
+    found = parse_lengths(lengths)
+    return (found.a + found.b) / 2 if found.kind == "uniform" else found.a
