@@ -31,6 +31,8 @@ ALLOWED = {
     "bench": "errors budget bench",
     "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
     "compress": "errors models tokenizer evaluation compress",
+    "fit": "batch bench budget compress engine errors evaluation info llm machine models native runners simulation "
+    "speed tokenizer fit",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",

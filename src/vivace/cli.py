@@ -16,10 +16,16 @@ from typing import Any, TextIO
 import click
 
 from vivace import __version__
+from vivace.cli_certificate import describe_certified, take_certificate
 from vivace.cli_eval import evaluate_command
 from vivace.errors import ConfigError, RequestError, VivaceError
 
-_ELSEWHERE = {"compress": "vivace.cli_compress"}
+_ELSEWHERE = {
+    "compress": "vivace.cli_compress",
+    "fit": "vivace.cli_fit",
+    "verify": "vivace.cli_certificate",
+    "plan": "vivace.cli_certificate",
+}
 """Commands by name, and the module that has a function of that name."""
 
 
@@ -60,6 +66,9 @@ def _add_model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0, the default: all cores allowed."),
         click.option("--max-batch", "--max-sequences", "max_sequences", type=click.IntRange(1, 2**20), default=1024,
                      show_default=True, help="Sequences under way at once; the rest wait."),
+        click.option("--prompt-chunk", type=click.IntRange(1, 2**20), metavar="TOKENS",
+                     help="Most tokens of a step over all sequences: longer prompts take several. Default: 1024, or "
+                     "the batch limit if that is more."),
         click.option("--kv-memory", type=float, default=1.0, show_default=True, metavar="GIB",
                      callback=_read_memory, help="Memory for the KV cache, taken as it fills."),
     ):  # fmt: skip
@@ -198,7 +207,13 @@ def _add_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _model_options(
-    quantize: str, group_size: int, quantize_tables: bool, threads: int, max_sequences: int, kv_memory: int
+    quantize: str,
+    group_size: int,
+    quantize_tables: bool,
+    threads: int,
+    max_sequences: int,
+    prompt_chunk: int | None,
+    kv_memory: int,
 ) -> dict[str, Any]:
     return {
         "quantize": quantize,
@@ -206,7 +221,7 @@ def _model_options(
         "quantize_tables": quantize_tables,
         "threads": threads,
         "max_sequences": max_sequences,
-        "max_batch_tokens": max(1024, max_sequences),
+        "max_batch_tokens": prompt_chunk or max(1024, max_sequences),
         "kv_memory_bytes": kv_memory,
     }
 
@@ -287,16 +302,23 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
     metavar="NAME=MODEL...",
     help="Variants of one model, the best first: the next answers what the one before cannot in time.",
 )
+@click.option("--certificate/--no-certificate", default=True,
+              help="Take budget and settings from the certificate beside the model, where options leave them open, and "
+              "watch answers against it.")  # fmt: skip
 @_add_server_options
 @_add_speculation_options
 @_add_model_options
+@click.pass_context
 def serve(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
     ladder: tuple[str, ...],
     api_keys: tuple[str, ...],
     api_key_file: TextIO | None,
     budget: str | None,
     draft: str | None,
+    certificate: bool,
     **options: Any,
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
@@ -310,6 +332,9 @@ def serve(
     from vivace.runners.native import NativeConfig
     from vivace.server import app
 
+    named, certified = _name_models(models, ladder), None
+    if certificate and not ladder:
+        named[""], budget, certified = take_certificate(context, named[""], options, budget)
     keys = [line.strip() for line in api_key_file or () if line.strip()]
     config = app.ServerConfig(
         host=options.pop("host"),
@@ -325,6 +350,7 @@ def serve(
         isolate_prefixes=options.pop("isolate_prefixes"),
         log_format=options.pop("log_format"),
         log_level=options.pop("log_level"),
+        certified=describe_certified(certified),
     )
     policy = SchedulerConfig(
         max_waiting=options.pop("max_waiting"),
@@ -332,7 +358,7 @@ def serve(
         max_proposed=find_max_proposed(options.pop("speculate"), draft=draft is not None),
     )
     rules = AdmissionConfig(by_forecast=options.pop("admission"), pressed_max_tokens=options.pop("pressed_max_tokens"))
-    opened = open_ladder(_name_models(models, ladder))
+    opened = open_ladder(named)
     small = None if draft is None else open_draft(draft, next(iter(opened.values())))
     with show_progress(f"Loading {', '.join(model.name for model in opened.values())}", sys.stderr) as progress:
         launched = launch(opened, NativeConfig(**_model_options(**options)), policy, rules, progress, small)

@@ -43,7 +43,7 @@ class _Seconds(click.ParamType[float]):
         return seconds
 
 
-_SECONDS = _Seconds()
+SECONDS = _Seconds()
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
@@ -62,10 +62,10 @@ _add_load = _add(
     click.option("--burst", type=click.IntRange(1, 10**6), default=8, show_default=True, help="Requests of a burst."),
     click.option("--trace", type=_INPUT, help="Open loop: replay a JSONL of at_s (or timestamp, ms) and lengths."),
     click.option("--concurrency", type=click.IntRange(0, 10**5), default=0, help="Closed loop: so many at once."),
-    click.option("--think", type=_SECONDS, default=0.0, help="Pause after an answer: closed loop, conversations."),
+    click.option("--think", type=SECONDS, default=0.0, help="Pause after an answer: closed loop, conversations."),
 )
 _add_length = _add(
-    click.option("--duration", type=_SECONDS, default=0.0, help="How long to send. Default: 30s, or --requests."),
+    click.option("--duration", type=SECONDS, default=0.0, help="How long to send. Default: 30s, or --requests."),
     click.option("--requests", type=click.IntRange(0, 10**7), default=0, help="How many to send."),
 )
 _add_asking = _add(
@@ -87,7 +87,7 @@ _add_client = _add(
     click.option("--attain", type=float, help="Share of requests to keep it. Default: 0.99."),
     click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent with each request, told nowhere."),
     click.option("--insecure", is_flag=True, help="Take any TLS certificate."),
-    click.option("--timeout", type=_SECONDS, default=120.0, show_default=True, help="Of one request."),
+    click.option("--timeout", type=SECONDS, default=120.0, show_default=True, help="Of one request."),
     click.option("--connections", type=click.IntRange(0, 10**5), default=0, help="At most so many; default: any."),
     click.option("--processes", type=click.IntRange(0, 256), default=0, help="Of the client. Default: as needed."),
     click.option("--tokenizer", default="", help="A tokenizer.json, where the server does not count tokens."),
@@ -219,7 +219,7 @@ def bench_http(url: str, json_file: Path | None, html_file: Path | None, hdr_fil
 @click.option("--concurrencies", default="", metavar="A,B,...", help="Closed loop: one run at each.")
 @click.option("--arrivals", type=click.Choice(["poisson", "constant", "bursts"]), help="Default: poisson.")
 @click.option("--burst", type=click.IntRange(1, 10**6), default=8, show_default=True)
-@click.option("--think", type=_SECONDS, default=0.0, help="Pause after an answer.")
+@click.option("--think", type=SECONDS, default=0.0, help="Pause after an answer.")
 @_add_length
 @_add_asking
 @_add_client
@@ -266,11 +266,11 @@ _NO_LOAD = {"rate": 0.0, "concurrency": 0, "trace": None}
 @click.argument("url")
 @click.option("--arrivals", type=click.Choice(["poisson", "constant", "bursts"]), help="Default: poisson.")
 @click.option("--burst", type=click.IntRange(1, 10**6), default=8, show_default=True)
-@click.option("--think", type=_SECONDS, default=0.0, help="Pause between a conversation's turns.")
+@click.option("--think", type=SECONDS, default=0.0, help="Pause between a conversation's turns.")
 @click.option("--start", type=click.FloatRange(1e-3, 1e5), default=1.0, show_default=True, help="The first rate tried.")
 @click.option("--precision", type=click.FloatRange(0.01, 1.0), default=0.1, show_default=True, help="Of the interval.")
-@click.option("--segment", type=_SECONDS, default=5.0, show_default=True, help="The first look at a rate.")
-@click.option("--most", type=_SECONDS, default=60.0, show_default=True, help="The longest spent on a rate.")
+@click.option("--segment", type=SECONDS, default=5.0, show_default=True, help="The first look at a rate.")
+@click.option("--most", type=SECONDS, default=60.0, show_default=True, help="The longest spent on a rate.")
 @_add_asking
 @_add_client
 @_add_output

@@ -6,11 +6,10 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from vivace import __version__
-from vivace.machine import allowed_cores, present_cores, total_memory_bytes
+from vivace.machine import allowed_cores, present_cores, read_cpu_name, total_memory_bytes
 from vivace.native import measure_read_bandwidth, supported_isas
 
 MAIN_MEMORY_BYTES = 512 << 20
@@ -50,7 +49,7 @@ def describe_machine() -> MachineInfo:
     """Look, and measure for about a second."""
     cores = allowed_cores()
     return MachineInfo(
-        cpu=_read_cpu_name(Path("/proc/cpuinfo")),
+        cpu=read_cpu_name(),
         isas=tuple(supported_isas()),
         cores_present=present_cores(),
         cores_allowed=cores,
@@ -61,15 +60,6 @@ def describe_machine() -> MachineInfo:
         vivace=__version__,
         optional={module: _find_version(module) for module in OPTIONAL_PARTS},
     )
-
-
-def _read_cpu_name(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _find_version(module: str) -> str:

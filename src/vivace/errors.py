@@ -3,7 +3,8 @@
     VivaceError
     ├── ConfigError                 a setting or option that cannot be used
     │   ├── RecipeError             a recipe that cannot be read, or cannot work on this model
-    │   └── DataError               a file of texts is missing, broken, or holds too little
+    │   ├── DataError               a file of texts is missing, broken, or holds too little
+    │   └── CertificateError        a certificate is missing, broken, or of something else
     ├── ModelError
     │   ├── ModelNotFoundError      no such directory, and no such model on the hub
     │   ├── CheckpointError         a file is missing, truncated, or contradicts itself
@@ -37,6 +38,10 @@ class RecipeError(ConfigError):
 
 class DataError(ConfigError):
     """A file of texts or conversations is missing, broken, or holds too little."""
+
+
+class CertificateError(ConfigError):
+    """A certificate cannot be read or written, or is not about what it stands beside."""
 
 
 class ModelError(VivaceError):

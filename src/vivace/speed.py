@@ -9,6 +9,7 @@ from typing import Any
 from vivace.batch import BLOCK_SIZE
 from vivace.engine.benchmark import measure_speed
 from vivace.info import MAX_MEASURED_BYTES
+from vivace.models.config import ModelConfig
 from vivace.models.model import Model
 from vivace.native import measure_multiply_rate, measure_read_bandwidth
 from vivace.runners.native import NativeConfig, NativeRunner, count_kv_bytes
@@ -45,7 +46,7 @@ def measure_engine(
     step_bytes = runner.step_bytes + concurrent * runner.kv_bytes_per_token * (prompt + new_tokens // 2)
     best_rate = measure_multiply_rate(quantize, runner.isa, runner.threads, 5)
     one_step = concurrent * prompt <= runner.limits.max_batch_tokens
-    rate = concurrent * _prompt_operations(model, prompt) / (ttft_ms / 1e3) if one_step else None
+    rate = concurrent * count_prompt_operations(model.config, prompt) / (ttft_ms / 1e3) if one_step else None
     return {
         "engine": f"vivace-{quantize}",
         "isa": runner.isa,
@@ -67,8 +68,8 @@ def measure_engine(
     }
 
 
-def _prompt_operations(model: Model, prompt: int) -> float:
-    config = model.config
+def count_prompt_operations(config: ModelConfig, prompt: int) -> float:
+    """Multiplications and additions of the layers' matrices for a prompt, and of the head for its last token."""
     attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads)
     matrices = 3 if config.gated else 2
     layers = sum(attention + matrices * config.hidden_size * layer.intermediate_size for layer in config.layers)

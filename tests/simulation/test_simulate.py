@@ -207,3 +207,34 @@ def test_a_scenario_that_makes_no_sense_is_refused_with_the_remedy(make: object,
     assert callable(make)
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+def test_in_a_closed_loop_a_client_asks_when_it_was_answered() -> None:
+    machine = Machine(StepCost(1.0, 0.0, 0.0, 0.0))
+    traffic = Traffic((Kind(Tokens(1), Tokens(1)),), concurrency=1, requests=5, pause_ms=3.0, lengths=((8, 4),))
+    result = simulate(Scenario(machine, traffic))
+    assert [outcome.arrived for outcome in result.outcomes] == pytest.approx([0.007 * n for n in range(5)])
+    assert {outcome.tokens for outcome in result.outcomes} == {4}
+
+
+def test_a_closed_loop_never_has_more_under_way_than_clients() -> None:
+    machine = Machine(StepCost(1.0, 0.01, 0.1, 0.0))
+    traffic = Traffic((Kind(Tokens(1), Tokens(1)),), concurrency=3, requests=40, lengths=((8, 4), (20, 9)))
+    outcomes = simulate(Scenario(machine, traffic)).outcomes
+    assert len(outcomes) == 40
+    for one in outcomes:
+        under_way = [o for o in outcomes if o.arrived <= one.arrived < o.arrived + o.total_ms / 1000 - 1e-9]
+        assert len(under_way) <= 3
+
+
+def test_a_load_is_open_or_closed_and_not_both() -> None:
+    with pytest.raises(ConfigError, match="one of"):
+        Traffic((Kind(Tokens(1), Tokens(1)),), rate=1.0, requests=5, concurrency=2)
+
+
+def test_passes_may_take_other_times_than_the_engine_begins_with() -> None:
+    machine = Machine(StepCost(1.0, 0.0, 0.0, 0.0), pass_ms=lambda tokens, sequences, context: 2.0 + tokens)
+    traffic = Traffic((Kind(Tokens(1), Tokens(1)),), concurrency=1, requests=3, lengths=((10, 3),))
+    result = simulate(Scenario(machine, traffic))
+    assert result.percentile("first_ms", 0.5) == pytest.approx(12.0)
+    assert result.percentile("tpot_ms", 0.5) == pytest.approx(3.0)

@@ -32,16 +32,22 @@ class DropLayers:
     by: Literal["similarity", "loss"] = "similarity"
     """`similarity`: the least 1 - cos(input, output), mean over tokens (Men et al., 2024). `loss`: one after the
     other, each time the one whose absence costs the least loss on the data."""
+    layers: tuple[int, ...] = ()
+    """Leave out these, by their numbers from 0, whatever share and measure say."""
 
     def __post_init__(self) -> None:
         check_share(self.name, "share", self.share)
+        if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
+            raise RecipeError(f"{self.name}: layers are {list(self.layers)}; name each once, from 0 on.")
 
     @property
     def needs_data(self) -> bool:
-        return True
+        return not self.layers
 
     def count(self, layers: int) -> int:
         """How many are left out."""
+        if self.layers:
+            return len(self.layers)
         return min(layers - 1, max(1, round(self.share * layers)))
 
     def check(self, shape: Shape) -> Shape:
@@ -49,12 +55,23 @@ class DropLayers:
         layers = shape.config.layers
         if len(layers) < 2:
             raise RecipeError(f"{self.name}: the model has {len(layers)} layer, and one must stay. Leave the step out.")
-        kept = layers[: len(layers) - self.count(len(layers))]
+        if self.layers:
+            if max(self.layers) >= len(layers) or len(self.layers) >= len(layers):
+                raise RecipeError(
+                    f"{self.name}: layers {list(self.layers)} cannot be left out of {len(layers)}: they count from 0, "
+                    "and one must stay."
+                )
+            kept = tuple(layer for index, layer in enumerate(layers) if index not in self.layers)
+        else:
+            kept = layers[: len(layers) - self.count(len(layers))]
         return replace(shape, config=replace(shape.config, layers=kept))
 
     def apply(self, variant: Variant, work: Work) -> Report:
-        from vivace.compress.pruning import drop_layers
+        from vivace.compress.pruning import drop_layers, keep_layers
 
+        if self.layers:
+            keep_layers(variant, [index for index in range(len(variant.layers)) if index not in self.layers])
+            return {"dropped": sorted(self.layers)}
         return drop_layers(variant, work, self.count(len(variant.layers)), self.by)
 
 

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import msgspec
 
+from vivace.compress.assign import Assign
 from vivace.compress.distill import Distill, Draft
 from vivace.compress.finetune import Finetune
 from vivace.compress.low_rank import LowRank
@@ -52,6 +53,7 @@ STEPS: dict[str, type[Step]] = {
             Int8,
             Int4,
             Mixed,
+            Assign,
         ),
     )
 }
@@ -104,6 +106,28 @@ def build_recipe(value: object, place: str = "The recipe") -> tuple[Step, ...]:
 def describe_recipe(steps: Sequence[Step]) -> list[dict[str, dict[str, Any]]]:
     """The steps with all their settings, as `build_recipe` takes them."""
     return [{step.name: msgspec.to_builtins(step)} for step in steps]
+
+
+def format_recipe(steps: Sequence[Step]) -> str:
+    """The steps as text that `parse_recipe` reads, without settings that are as they would be anyway."""
+    return ", ".join(_format_step(step) for step in steps)
+
+
+def _format_step(step: Step) -> str:
+    settings = []
+    for field in fields(cast(Any, step)):
+        value = getattr(step, field.name)
+        if value != field.default:
+            settings.append(f"{field.name}={_format_value(value)}")
+    return f"{step.name}({', '.join(settings)})" if settings else step.name
+
+
+def _format_value(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_format_value, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f'"{value}"' if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
 def build_step(name: str, positional: Sequence[object], named: Mapping[str, object]) -> Step:

@@ -35,9 +35,9 @@ Job = Generator[Row, Any, Made]
 class EngineScorer:
     """Implements `vivace.evaluation.scorer.Scorer`."""
 
-    def __init__(self, name: str, quantize: str, threads: int = 0) -> None:
-        """Raises a `ModelError`."""
-        self._llm = load(name, quantize=quantize, threads=threads, max_sequences=WIDTH)
+    def __init__(self, name: str, quantize: str, threads: int = 0, **native: Any) -> None:
+        """`native`: further fields of `NativeConfig`. Raises a `ModelError`."""
+        self._llm = load(name, quantize=quantize, threads=threads, max_sequences=WIDTH, **native)
 
     def score(self, sequences: Sequence[Sequence[int]], *, predict: bool) -> Iterator[Scores]:
         for group in _batched(sequences, WIDTH):

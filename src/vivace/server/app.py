@@ -35,6 +35,7 @@ from vivace.models.model import Model
 from vivace.server.access import Access
 from vivace.server.cache import ResponseCache
 from vivace.server.docs import build_docs_routes
+from vivace.server.drift import CertifiedLimit, DriftWatch
 from vivace.server.log import LogFormat, LogLevel, logging_to
 from vivace.server.metrics import Metrics
 from vivace.server.routes import (
@@ -99,6 +100,8 @@ class ServerConfig:
     """Callers with different API keys share what was answered."""
     isolate_prefixes: bool = False
     """Callers with different API keys share no prefix, so that none can tell from times what another one sent."""
+    certified: tuple[CertifiedLimit, ...] = ()
+    """What answers are watched against."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -121,7 +124,7 @@ def build_app(model: Model, bridge: EngineThread, config: ServerConfig, tracer: 
     """The ASGI application. Its lifespan starts the bridge, and closes it. With a tracer, requests leave spans."""
     pool = ThreadPoolExecutor(config.prompt_threads, thread_name_prefix="prompt")
     sharing = _build_sharing(config, pool)
-    metrics = Metrics(bridge, sharing)
+    metrics = Metrics(bridge, sharing, DriftWatch(config.certified) if config.certified else None)
     service = Service(
         model,
         bridge,

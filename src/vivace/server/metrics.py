@@ -18,6 +18,7 @@ from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
 from vivace.engine.cost import StepCost
 from vivace.server.answer import Settled
+from vivace.server.drift import DriftWatch
 from vivace.server.replies import Usage
 from vivace.server.sharing import Sharing
 
@@ -30,11 +31,14 @@ class Metrics:
 
     media_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, bridge: EngineThread, sharing: Sharing | None = None) -> None:
+    def __init__(self, bridge: EngineThread, sharing: Sharing | None = None, drift: DriftWatch | None = None) -> None:
+        self._drift = drift
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(bridge))
         if sharing is not None:
             self._registry.register(_SharingCollector(sharing))
+        if drift is not None:
+            self._registry.register(_DriftCollector(drift))
         made: dict[str, Any] = {"registry": self._registry, "namespace": "vivace"}
         requests = Counter("http_requests", "Requests answered.", ["route", "status"], **made)
         tokens = Counter("answer_tokens", "Tokens of answers told, and of their prompts.", ["kind"], **made)
@@ -64,6 +68,8 @@ class Metrics:
     def count_expired(self) -> None:
         """A request got no whole answer, since its deadline came."""
         self._count_attainment("expired").inc()
+        if self._drift is not None:
+            self._drift.observe_expired()
 
     def record(self, usage: Usage, budget: Budget = NO_BUDGET, *, computed: bool = True) -> None:
         """An answer was told to its end; it was `computed`, or found."""
@@ -79,6 +85,18 @@ class Metrics:
         if computed and usage.completion_tokens > 1:
             self._tpot.observe(timing["decode_ms"] / 1000 / (usage.completion_tokens - 1))
         self._total.observe(timing["total_ms"] / 1000)
+        if self._drift is not None and computed:
+            self._watch(usage, self._drift)
+
+    def _watch(self, usage: Usage, drift: DriftWatch) -> None:
+        timing = usage.timing
+        first_ms = timing["preprocess_ms"] + timing["queue_ms"] + timing["prefill_ms"]
+        further = usage.completion_tokens - 1
+        drift.observe(first_ms, timing["decode_ms"] / further if further > 0 else None, timing["total_ms"])
+
+    def describe_drift(self) -> str:
+        """Certified limits that are no longer kept, by name; empty if all are, or none is watched."""
+        return self._drift.describe() if self._drift is not None else ""
 
     def expose(self) -> bytes:
         """All of it in Prometheus's text format."""
@@ -167,3 +185,20 @@ class _SharingCollector(Collector):
         gone.add_metric(["room"], stats.evicted)
         gone.add_metric(["age"], stats.expired)
         yield gone
+
+
+class _DriftCollector(Collector):
+    """How the latest answers stand to the certificate."""
+
+    def __init__(self, drift: DriftWatch) -> None:
+        self._drift = drift
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Of the latest answers, those later than a certified limit."
+        missed = GaugeMetricFamily("vivace_certificate_missed_share", text, labels=["limit"])
+        text = "1 while more answers are late than the certificate allows and chance explains."
+        drifted = GaugeMetricFamily("vivace_certificate_drifted", text, labels=["limit"])
+        for state in self._drift.states():
+            missed.add_metric([state.limit.name], state.missed_share)
+            drifted.add_metric([state.limit.name], float(state.drifted))
+        yield from (missed, drifted)

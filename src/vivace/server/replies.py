@@ -463,6 +463,8 @@ class HealthReport(Struct, frozen=True, omit_defaults=True):
     error: str = ""
     restarts: int = 0
     """Times that the engine died and was started again."""
+    drifted: str = ""
+    """Limits of the certificate that the latest answers do not keep."""
 
 
 class ErrorBody(Struct, frozen=True):

@@ -296,6 +296,7 @@ async def _report_health(service: Service, request: Request) -> Response:
         admission is not None and admission.refused_ago_ms < OVERLOADED_MS,
         problem,
         health.restarts,
+        service.metrics.describe_drift(),
     )
     return _json(encode(report), 503 if problem else 200)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vivace.batch import Batch, RunnerLimits, Sampling, StepResult, Want
@@ -23,6 +24,9 @@ class Machine:
 
     cost: StepCost
     """Of a pass, in truth. The engine's model begins with it, and learns from what it sees."""
+    pass_ms: Callable[[int, int, int], float] | None = None
+    """Of tokens, sequences and context: what a pass takes in truth, where that is not linear. `cost` is then only what
+    the engine's model begins with."""
     noise: float = 0.0
     """Sigma of the log-normal factor on every pass, of median 1."""
     stalls_per_s: float = 0.0
@@ -38,6 +42,11 @@ class Machine:
             raise ConfigError("A machine's noise and stalls are 0 or more.")
         if not self.cost.base_ms + self.cost.token_ms > 0:
             raise ConfigError("A machine whose steps take no time has no capacity to find. Give base_ms or token_ms.")
+
+    def find_pass_ms(self, tokens: int, sequences: int, context: int) -> float:
+        """Of one pass, without noise."""
+        find = self.pass_ms or self.cost.step_ms
+        return find(tokens, sequences, context)
 
     def limits(self) -> RunnerLimits:
         return RunnerLimits(self.slots, self.blocks, self.max_batch_tokens, self.context_length, vocab_size=3)
@@ -78,7 +87,7 @@ class VirtualRunner:
             if row.opens is not None:
                 self._ends[row.slot] = row.opens.prompt_length + row.opens.seed - 1
         tokens, sequences, context = count_work(batch.rows)
-        pass_ms = self._machine.cost.step_ms(tokens, sequences, context)
+        pass_ms = self._machine.find_pass_ms(tokens, sequences, context)
         if batch.max_steps == 1:
             self._spend(pass_ms)
             return StepResult(
@@ -100,7 +109,6 @@ class VirtualRunner:
         """Nothing is held."""
 
     def _burst(self, batch: Batch, pass_ms: float) -> StepResult:
-        cost = self._machine.cost
         rows = batch.rows
         ends = [min(row.limit, self._ends[row.slot] - row.position) for row in rows]
         leaving = sorted(range(len(rows)), key=ends.__getitem__, reverse=True)
@@ -111,7 +119,7 @@ class VirtualRunner:
             now = self._clock.now
             if passes and (now >= until or now >= self.next_arrival):
                 break
-            self._spend(cost.step_ms(going, going, context))
+            self._spend(self._machine.find_pass_ms(going, going, context))
             passes += 1
             context += going
             while leaving and ends[leaving[-1]] <= passes:

@@ -2,13 +2,15 @@
 
 A request is admitted at the moment of its arrival, against what admission knew when the step under way began, and
 joins the engine when that step ends. What the simulator leaves out: the time and the processor that HTTP, templates
-and tokenizer take, refusals included; the look at a request before it is read; clients that come back or give up.
+and tokenizer take, refusals included; the look at a request before it is read; clients that come back after a refusal,
+or give up.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vivace.budget import OnDeadline, Timeline
@@ -46,16 +48,27 @@ def simulate(scenario: Scenario) -> Result:
     return _Run(scenario).finish()
 
 
-def find_capacity(scenario: Scenario, *, attain: float = 0.99, requests: int = 5000, steps: int = 12) -> float:
-    """The most requests a second at which at least the share `attain` of all requests is kept.
+def find_capacity(
+    scenario: Scenario,
+    *,
+    attain: float = 0.99,
+    requests: int = 5000,
+    steps: int = 12,
+    start: float = 1.0,
+    is_kept: Callable[[Result], bool] | None = None,
+) -> float:
+    """The most requests a second at which at least the share `attain` of all requests is kept, or at which `is_kept`
+    says so of the result.
 
-    By bisection, between rates a factor of two apart, in so many steps. Raises `ConfigError` if no rate does.
+    By bisection, between rates a factor of two apart, in so many steps; `start` is the first rate tried.
+    Raises `ConfigError` if no rate does.
     """
 
     def keeps(rate: float) -> bool:
-        return simulate(scenario.at_rate(rate, requests)).kept_share >= attain
+        result = simulate(scenario.at_rate(rate, requests))
+        return is_kept(result) if is_kept is not None else result.kept_share >= attain
 
-    low = 1.0
+    low = start
     while not keeps(low):
         low /= 2
         if low < 1e-3:
@@ -79,6 +92,42 @@ class _Accepted:
     first_ms: float = math.inf
 
 
+class _Arrivals:
+    """Those to come. In a closed loop the next of a client is known only once it was answered."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._drawn = traffic.arrivals()
+        self._closed = traffic.concurrency > 0
+        self._pause_s = traffic.pause_ms / 1000
+        self._coming: list[tuple[float, int, Arrival]] = []
+        self._count = 0
+        for _ in range(max(1, traffic.concurrency)):
+            self._draw(0.0)
+
+    @property
+    def next_at(self) -> float:
+        """Infinity after the last, or while all clients wait."""
+        return self._coming[0][0] if self._coming else math.inf
+
+    def take(self) -> Arrival:
+        """The next one."""
+        at, _, arrival = heapq.heappop(self._coming)
+        if not self._closed:
+            self._draw(0.0)
+        return arrival._replace(at=at)
+
+    def answer(self, now: float) -> None:
+        """A request was over at this instant."""
+        if self._closed:
+            self._draw(now + self._pause_s)
+
+    def _draw(self, earliest: float) -> None:
+        arrival = next(self._drawn, None)
+        if arrival is not None:
+            self._count += 1
+            heapq.heappush(self._coming, (max(earliest, arrival.at), self._count, arrival))
+
+
 class _Run:
     def __init__(self, scenario: Scenario) -> None:
         machine, traffic = scenario.machine, scenario.traffic
@@ -89,16 +138,14 @@ class _Run:
         self._engine = Engine(self._runner, scenario.scheduler, self._clock, self._cost)
         limits = StepLimits(scenario.scheduler.max_step_ms, machine.max_batch_tokens)
         self._admission = Admission(scenario.admission, limits)
-        self._arrivals: Iterator[Arrival] = traffic.arrivals()
-        self._next = next(self._arrivals, None)
+        self._arrivals = _Arrivals(traffic)
         self._accepted: dict[str, _Accepted] = {}
         self._outcomes: list[Outcome | None] = []
 
     def finish(self) -> Result:
-        while self._engine.has_work or self._next is not None:
+        while self._engine.has_work or self._arrivals.next_at < math.inf:
             if not self._engine.has_work:
-                assert self._next is not None
-                self._clock.now = max(self._clock.now, self._next.at)
+                self._clock.now = max(self._clock.now, self._arrivals.next_at)
                 self._receive()
             self._step()
         assert not self._accepted, "requests are under way, but the engine has no work"
@@ -109,7 +156,7 @@ class _Run:
     def _step(self) -> None:
         if not self._engine.has_work:
             return  # all that came was refused
-        self._runner.next_arrival = math.inf if self._next is None else self._next.at
+        self._runner.next_arrival = self._arrivals.next_at
         event = self._engine.step()
         self._receive()
         for update in event:
@@ -117,9 +164,8 @@ class _Run:
 
     def _receive(self) -> None:
         """Admit what has come by now."""
-        while self._next is not None and self._next.at <= self._clock.now:
-            self._admit(self._next)
-            self._next = next(self._arrivals, None)
+        while self._arrivals.next_at <= self._clock.now:
+            self._admit(self._arrivals.take())
 
     def _admit(self, arrival: Arrival) -> None:
         kind = self._kinds[arrival.kind]
@@ -131,10 +177,12 @@ class _Run:
             self._accepted[request.id] = _Accepted(number, arrival)
             self._engine.add(request)
         except UnreachableBudgetError:
+            self._arrivals.answer(arrival.at)
             self._outcomes[number] = Outcome(arrival.kind, Ending.UNREACHABLE, arrival.at, 0, total_ms=0.0)
         except QueueFullError as error:
             if self._accepted.pop(request.id, None) is not None:
                 self._admission.forget(request.id)
+            self._arrivals.answer(arrival.at)
             wait_ms = getattr(error, "retry_after_ms", 0.0)
             self._outcomes[number] = Outcome(
                 arrival.kind, Ending.REFUSED, arrival.at, 0, total_ms=0.0, retry_after_ms=wait_ms
@@ -150,6 +198,7 @@ class _Run:
         entry.tokens += len(update.tokens)
         if update.finish_reason is not None:
             del self._accepted[update.id]
+            self._arrivals.answer(now)
             ending = _judge(entry, update.finish_reason, since_ms, self._kinds[entry.arrival.kind])
             self._outcomes[entry.number] = Outcome(
                 entry.arrival.kind, ending, entry.arrival.at, entry.tokens, entry.first_ms, since_ms

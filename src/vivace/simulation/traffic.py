@@ -1,7 +1,7 @@
-"""What is asked of a server, and when: requests from a seed.
+"""What is asked of a server, and when: requests from a seed, in an open loop or a closed one.
 
 With one seed, request n is the same at every rate, and its moment scales with the rate: two runs can be paired request
-by request. Knows no server. Its clients never come back after a refusal, and never give up.
+by request. Knows no server. In an open loop clients never come back after a refusal; none ever gives up.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """An open load. Raises `ConfigError` when a value is out of its range."""
+    """A load: open, by `rate` or `times`, or closed, by `concurrency`. Raises `ConfigError` when a value is out of its
+    range."""
 
     kinds: tuple[Kind, ...]
     rate: float = 0.0
@@ -73,26 +74,44 @@ class Traffic:
     times: tuple[float, ...] = ()
     """Seconds from the start, in order."""
     seed: int = 0
+    concurrency: int = 0
+    """Closed loop: so many clients, each of which asks again once it was answered or refused, until `requests` were
+    made."""
+    pause_ms: float = 0.0
+    """Closed loop: from an answer's end to the client's next request."""
+    lengths: tuple[tuple[int, int], ...] = ()
+    """Prompt and answer tokens request by request, again from the first after the last, whatever the kinds say."""
 
     def __post_init__(self) -> None:
         if not self.kinds:
             raise ConfigError("The traffic has no kind of request; give one at least.")
-        if bool(self.times) == (0 < self.rate < math.inf and self.requests > 0):
-            raise ConfigError("Say when requests come: either a rate above 0 and a number of requests, or their times.")
+        given = (bool(self.times), 0 < self.rate < math.inf and self.requests > 0, bool(self.concurrency))
+        if sum(given) != 1:
+            raise ConfigError(
+                "Say when requests come: one of a rate above 0 and a number of requests, their times, or a concurrency."
+            )
+        if self.concurrency and not (self.concurrency > 0 and self.requests > 0 and self.pause_ms >= 0):
+            raise ConfigError(
+                "A closed loop has a concurrency and a number of requests above 0, and no negative pause."
+            )
+        if not all(min(pair) >= 1 for pair in self.lengths):
+            raise ConfigError("Prompts and answers have at least one token each.")
         if self.times and (
             list(self.times) != sorted(self.times) or not 0 <= self.times[0] <= self.times[-1] < math.inf
         ):
             raise ConfigError("The times of requests are not in order from 0 on. Sort them.")
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Every request, in the order in which they come."""
-        moments = iter(self.times) if self.times else self._poisson()
+        """Every request, in the order in which they come. In a closed loop their moments are not known: all are 0."""
+        moments = iter(self.times) if self.times else self._poisson() if self.rate else iter([0.0] * self.requests)
         generator = random.Random(f"requests {self.seed}")
         shares = [kind.share for kind in self.kinds]
-        for moment in moments:
+        for number, moment in enumerate(moments):
             (index,) = generator.choices(range(len(shares)), shares)
             kind = self.kinds[index]
             prompt, answer = kind.prompt.draw(generator), kind.answer.draw(generator)
+            if self.lengths:
+                prompt, answer = self.lengths[number % len(self.lengths)]
             ends_at = generator.randint(1, answer)
             early = generator.random() < kind.ends_early
             yield Arrival(moment, index, prompt, answer, ends_at if early else answer + 1)

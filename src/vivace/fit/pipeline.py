@@ -1,0 +1,655 @@
+"""Runs a search from a budget to a variant, stage by stage, each kept when it is done.
+
+1. The baseline through HTTP: what a server does that is told nothing. It gives the workload's lengths in tokens, and
+   the first measured values to hold predictions to.
+2. Each model's builds timed, and a composition made of them; machine limits in the same run.
+3. What each choice costs in loss, unless only time is asked for.
+4. Candidates by knapsack and Optuna, judged by the predictor as the baseline corrects it.
+5. The best made and measured; what came of it corrects the predictor, and the next is chosen anew, until none is
+   expected to be better than the best measured, or time is over.
+6. The best is measured once more by itself, with the budget that it will be served with, as a certificate has it; if
+   it then misses a limit, the next best is. It becomes OUT.
+
+Knows the stages' order and what is handed on; how each is done, they know.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from vivace.compress.step import Step
+from vivace.errors import ConfigError, VivaceError
+from vivace.fit.allocate import Losses, read_losses
+from vivace.fit.data import Texts, split_data, write_own_text
+from vivace.fit.floor import Floor, Infeasible, explain, find_floor
+from vivace.fit.measure import (
+    Build,
+    Limits,
+    Measurer,
+    NativeMeasurer,
+    StepShape,
+    Timing,
+    count_layers,
+    plan_builds,
+    plan_checks,
+    plan_shapes,
+)
+from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective
+from vivace.fit.predict import Correction, Demand, Predictor, check_composition, compose, find_errors, find_streams
+from vivace.fit.realise import HttpRealiser, Measured, Realised, Realiser, count_requests, read_realised
+from vivace.fit.search import TRIALS, Predicted, Search, choose_next, find_front
+from vivace.fit.settings import EngineSettings
+from vivace.fit.space import Candidate, Space, Structure, open_space
+from vivace.fit.state import State, open_state
+from vivace.fit.view import Line, View
+from vivace.fit.workload import LINES, WorkloadSpec
+from vivace.models.model import Model, open_model
+
+MEASURE_SHARE, LOSS_SHARE, SEARCH_SHARE = 0.25, 0.45, 0.65
+"""Of the time given, by which each stage should be over."""
+MOST_REALISED = 5
+MOST_CONFIRMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """What is asked. Raises `ConfigError` for values that cannot be."""
+
+    models: tuple[str, ...]
+    out: Path
+    objective: Objective
+    workload: WorkloadSpec
+    lines: Path | None = None
+    """The workload's own file."""
+    data: Path | None = None
+    """Text to calibrate on and to judge by; without, the models write some."""
+    time_only: bool = False
+    """Do not measure loss."""
+    limit_s: float = 1800.0
+    trials: int = TRIALS
+    distil_minutes: float = 0.0
+    """Of training for each finalist, outside of the time; 0: none."""
+    method: str = "gptq"
+    """Of rounding to int4."""
+    seed: int = 0
+    threads: int = 0
+    """PyTorch's; 0: what is fastest."""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ConfigError("Name one model or several different ones.")
+        if self.limit_s < 10:
+            raise ConfigError(f"The search has {self.limit_s:g} s; give it 10 s at least, and 15 minutes if you can.")
+        if len(self.models) > 1 and self.data is None and not self.time_only:
+            raise ConfigError("Several models are compared on text; give some with --data, or choose by --time-only.")
+        if self.time_only and self.objective.limit(LOSS) < float("inf"):
+            raise ConfigError("Loss is limited, and --time-only does not measure it. Leave out one of the two.")
+        if self.time_only and (self.data is not None or self.distil_minutes):
+            raise ConfigError("--time-only looks at no text, so that --data and --distil have no use. Leave them out.")
+
+    def plan(self) -> dict[str, Any]:
+        """What a resumed run must ask again."""
+        from vivace.compress.manifest import hash_files
+
+        return {
+            "models": list(self.models),
+            "sha256": [hash_files(open_model(name).directory) for name in self.models],
+            "budget": str(self.objective),
+            "prefer": self.objective.prefer,
+            "workload": asdict_struct(self.workload),
+            "data": None if self.data is None else str(self.data.resolve()),
+            "time_only": self.time_only,
+            "distil_minutes": self.distil_minutes,
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+
+def asdict_struct(workload: WorkloadSpec) -> dict[str, Any]:
+    """Plain values, as JSON has them."""
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(workload)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What came of it."""
+
+    best: Realised | None
+    """None: nothing was realised before it was stopped."""
+    infeasible: Infeasible | None
+    """None: the best keeps every limit."""
+    realised: tuple[Realised, ...]
+    front: tuple[Predicted, ...]
+    """Expected, and not beaten in both time and loss."""
+    floor: Floor | None
+    stopped: bool
+    document: Mapping[str, Any] | None = None
+    """The bench's, of the best as it was confirmed; None where nothing keeps the limits, or there was no time."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What does the work, so that tests can put others in."""
+
+    measurers: Callable[[str], Measurer]
+    losses: Callable[[str, Space, Path, float, Callable[[float], None]], Losses]
+    """Of a model: its space, calibration text, and the time there is."""
+    realiser: Callable[[Sequence[StepShape], Mapping[str, Texts] | None, State], Realiser]
+
+
+def fit(config: FitConfig, parts: Parts | None = None, output: TextIO = sys.stderr) -> Fitted:
+    """Search, and write the best into OUT. Everything that can be refused is, before any work.
+
+    Raises a `ModelError`, `ConfigError`, `DataError`, or `VivaceError` when a server does not start.
+    """
+    opened = {name: open_model(name) for name in config.models}
+    concurrency = config.workload.concurrency
+    spaces = {name: open_space(name, model.config, concurrency or 8) for name, model in opened.items()}
+    _require(config)
+    state = open_state(config.out, config.plan(), config.limit_s, resume=config.resume)
+    if config.lines is not None:
+        shutil.copyfile(config.lines, state.directory / LINES)
+    view = View(config.objective, output, lambda: state.left_s)
+    with view.open():
+        run = _Run(config, parts or _real_parts(config, view), opened, spaces, state, view)
+        return run.go()
+
+
+def _require(config: FitConfig) -> None:
+    from vivace.compress.pipeline import require_libraries
+
+    require_libraries()
+    try:
+        import optuna  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise ConfigError(f"vivace fit needs optuna ({error}). Run pip install 'vivace[fit]'.") from error
+
+
+class _Run:
+    def __init__(
+        self,
+        config: FitConfig,
+        parts: Parts,
+        opened: Mapping[str, Model],
+        spaces: Mapping[str, Space],
+        state: State,
+        view: View,
+    ) -> None:
+        self._config, self._parts, self._opened = config, parts, opened
+        self._spaces, self._state, self._view = dict(spaces), state, view
+        self._corrections = {name: Correction() for name in config.models}
+        self._predictors: dict[str, Predictor] = {}
+        self._limits: dict[str, Limits] = {}
+        self._errors: dict[str, Any] = {}
+        self._realised: list[Realised] = []
+        self._confirmed: dict[str, Any] = {}
+        self._baseline: Mapping[str, float] = {}
+        self._stopped = False
+
+    def go(self) -> Fitted:
+        texts = self._prepare_texts()
+        chunks = next(iter(self._spaces.values())).chunks
+        concurrency = self._config.workload.concurrency or 8
+        shapes = plan_shapes(concurrency, self._guess_prompt(), chunks)
+        realiser = self._parts.realiser(shapes, texts, self._state)
+        found: list[Predicted] = []
+        try:
+            baseline = self._measure_baseline(realiser)
+            demand = self._find_demand(baseline)
+            for name in self._config.models:
+                self._open_predictor(name, shapes, texts, demand, realiser)
+            self._learn_baseline(baseline)
+            found = self._search()
+            self._realise(realiser, found)
+        except KeyboardInterrupt:
+            self._stopped = True
+        return self._finish(found, realiser)
+
+    # Stages
+
+    def _prepare_texts(self) -> dict[str, Texts] | None:
+        """The same for all models, where the user gave it; else each model's own, and the first's to judge by."""
+        config, directory = self._config, self._state.directory / "texts"
+        if config.time_only:
+            return None
+        saved = self._state.load("texts")
+        if saved is None:
+            found: dict[str, Texts] = {}
+            for index, (name, model) in enumerate(self._opened.items()):
+                if config.data is not None:
+                    found[name] = split_data(config.data, directory, config.seed)
+                    continue
+                self._view.say(f"No --data is given: {name} writes text to be judged by")
+                found[name] = write_own_text(model, name, directory / str(index), config.seed)
+            saved = {name: {key: str(value) for key, value in asdict(texts).items()} for name, texts in found.items()}
+            self._state.save("texts", saved)
+        return {
+            name: Texts(one["name"], one["digest"], Path(one["calibration"]), Path(one["held_out"]))
+            for name, one in saved.items()
+        }
+
+    def _guess_prompt(self) -> int:
+        from vivace.fit.workload import median_of
+
+        return max(16, round(median_of(self._config.workload.input_tokens)))
+
+    def _measure_baseline(self, realiser: Realiser) -> Measured:
+        saved = self._state.load("baseline")
+        if saved is None:
+            saved = asdict(realiser.measure_baseline())
+            self._state.save("baseline", saved)
+        intervals = {name: (low, high) for name, (low, high) in saved["intervals"].items()}
+        lengths = tuple((prompt, answer) for prompt, answer in saved["lengths"])
+        return Measured(saved["values"], intervals, saved["requests"], lengths)
+
+    def _find_demand(self, baseline: Measured) -> Demand:
+        workload = self._config.workload
+        return Demand(baseline.lengths, workload.concurrency, workload.rate, pause_ms=0.3)
+
+    def _open_predictor(
+        self,
+        name: str,
+        shapes: Sequence[StepShape],
+        texts: Mapping[str, Texts] | None,
+        demand: Demand,
+        realiser: Realiser,
+    ) -> None:
+        space = self._spaces[name]
+        index = self._config.models.index(name)
+        timed = self._state.load(f"builds-{index}")
+        if timed is None:
+            timed = self._time_builds(name, space, shapes, demand)
+            self._state.save(f"builds-{index}", timed)
+        builds = [(_read_build(build), _read_timing(timing)) for build, timing in timed["builds"]]
+        checks = [(_read_build(build), _read_timing(timing)) for build, timing in timed["checks"]]
+        threads = {int(count): ms for count, ms in timed["threads"].items()}
+        composition = compose(space.config, shapes, builds, threads)
+        self._limits[name] = Limits(**timed["limits"])
+        self._errors.setdefault("composition", {})[name] = check_composition(composition, space.config, checks)
+        losses = self._find_losses(name, index, space, texts, realiser)
+        self._spaces[name] = replace(space, max_dropped=min(space.max_dropped, len(losses.depth) - 1))
+        self._predictors[name] = Predictor(
+            space.config, composition, losses, demand, space.threads[-1], timed["lookup_gain"]
+        )
+
+    def _time_builds(self, name: str, space: Space, shapes: Sequence[StepShape], demand: Demand) -> dict[str, Any]:
+        self._view.say(f"Timing steps of {name} in all formats")
+        measurer = self._parts.measurers(name)
+        layers, most = count_layers(space.config), space.threads[-1]
+        builds, checks = plan_builds(space, most, layers), plan_checks(space, most, layers)
+        timings: list[Timing] = []
+        for build in (*builds, *checks):
+            timings.append(measurer.time_build(build, shapes))
+            self._view.tell(len(timings) / (len(builds) + len(checks)))
+        threads = {
+            count: measurer.time_build(replace(builds[0], threads=count), shapes).ms
+            for count in space.threads
+            if count != most
+        }
+        gain = measurer.find_lookup_gain(_draw_requests(self._opened[name], demand), find_streams(demand, 1.0))
+        limits = measurer.find_limits(timings[0].step_bytes)
+        pairs = [(asdict(build), asdict(timing)) for build, timing in zip((*builds, *checks), timings, strict=True)]
+        return {
+            "builds": pairs[: len(builds)],
+            "checks": pairs[len(builds) :],
+            "threads": {str(count): ms for count, ms in threads.items()},
+            "limits": asdict(limits),
+            "lookup_gain": gain,
+        }
+
+    def _find_losses(
+        self, name: str, index: int, space: Space, texts: Mapping[str, Texts] | None, realiser: Realiser
+    ) -> Losses:
+        if texts is None:
+            from vivace.fit.sensitivity import assume_losses
+
+            return assume_losses(space)
+        saved = self._state.load(f"losses-{index}")
+        if saved is None:
+            self._view.say(f"Measuring what each choice costs {name} in loss")
+            left = LOSS_SHARE * self._config.limit_s - self._state.spent_s
+            limit_s = max(10.0, left / (len(self._config.models) - index))
+            losses = self._parts.losses(name, space, texts[name].calibration, limit_s, self._view.tell)
+            if index:
+                losses = replace(losses, offset=realiser.find_offset(name))
+            saved = losses.as_dict()
+            self._state.save(f"losses-{index}", saved)
+        return read_losses(saved)
+
+    def _learn_baseline(self, baseline: Measured) -> None:
+        """Of the first model as it is served untold: predicted, measured, and what both say of the rest."""
+        name = self._config.models[0]
+        space, predictor = self._spaces[name], self._predictors[name]
+        self._baseline = baseline.values
+        candidate = space.uniform("int8")
+        bare = predictor.predict(candidate)
+        process = max(0, int(baseline.values.get(MEMORY, bare[MEMORY]) - bare[MEMORY]))
+        for other in self._config.models:
+            self._predictors[other] = replace(self._predictors[other], process_bytes=process)
+        raw = self._predictors[name].predict(candidate)
+        self._errors["simulated baseline"] = find_errors(raw, baseline.values)
+        times = {key: value for key, value in baseline.values.items() if key not in (MEMORY, LOSS)}
+        for correction in self._corrections.values():
+            correction.learn(raw, times)
+
+    def _search(self) -> list[Predicted]:
+        self._view.say("Searching")
+        state, config = self._state, self._config
+        search = Search(config.objective, self._spaces, self._predictors, state.directory / "trials.db", config.seed)
+        begun = state.spent_s
+        until = max(SEARCH_SHARE * config.limit_s, begun + 0.1 * config.limit_s)
+
+        def tell(found: Sequence[Predicted]) -> None:
+            self._view.tell(min(1.0, len(found) / config.trials))
+            self._show(found)
+            state.save("searched", {"trials": len(found)})
+
+        return search.run(config.trials, lambda: state.spent_s < until, self._correct, tell)
+
+    def _realise(self, realiser: Realiser, found: Sequence[Predicted]) -> None:
+        saved = self._state.load("realised") or {"variants": []}
+        for values in saved["variants"]:
+            self._take(read_realised(values))
+        longest = 0.0
+        while len(self._realised) < MOST_REALISED:
+            chosen = choose_next(
+                self._config.objective, found, self._correct, [one.candidate for one in self._realised]
+            )
+            if chosen is None or (self._realised and not self._promises(chosen)):
+                return
+            if self._realised and self._state.left_s < 1.1 * longest:
+                return
+            begun = self._state.spent_s
+            candidate = self._distil(chosen.candidate)
+            self._view.say(f"Realising {candidate.describe()}")
+            one = realiser.realise(candidate, chosen.values, self._correct(candidate.model, chosen.values))
+            self._take(one)
+            self._state.save("realised", {"variants": [each.as_dict() for each in self._realised]})
+            longest = max(longest, self._state.spent_s - begun)
+            self._show(found)
+
+    # What they share
+
+    def _distil(self, candidate: Candidate) -> Candidate:
+        """To be trained, if that was asked for and something was left out; its time is outside of the search's."""
+        minutes = self._config.distil_minutes
+        if not minutes or candidate.structure == Structure():
+            return candidate
+        self._state.extend(60 * minutes)
+        return replace(candidate, distilled=True)
+
+    def _correct(self, model: str, values: Mapping[str, float]) -> dict[str, float]:
+        return self._corrections[model].apply(values)
+
+    def _take(self, one: Realised) -> None:
+        self._realised.append(one)
+        measured = self._steady(one)
+        if LOSS in measured:  # a rise that is lost in noise says that it is small, not that it is none
+            measured[LOSS] = max(measured[LOSS], 0.1 * one.raw[LOSS])
+        self._corrections[one.candidate.model].learn(one.raw, measured)
+
+    def _steady(self, one: Realised) -> dict[str, float]:
+        """What would have been measured had the machine been as it was for the baseline alone: the baseline was
+        measured in turn with it, and whatever else ran met both."""
+        drift = {
+            name: self._baseline[name] / value
+            for name, value in one.baseline.items()
+            if name in LATENCIES and value > 0 and self._baseline.get(name, 0) > 0
+        }
+        return {name: value * drift.get(name, 1.0) for name, value in one.values.items()}
+
+    def _promises(self, chosen: Predicted) -> bool:
+        """Whether it is expected to be better than the best that was measured."""
+        objective = self._config.objective
+        expected = self._correct(chosen.candidate.model, chosen.values)
+        return objective.rank(expected) < min(objective.rank(self._judged(one)) for one in self._realised)
+
+    def _judged(self, one: Realised) -> dict[str, float]:
+        """What was measured; where loss was not, what is assumed of it decides between equals."""
+        return {LOSS: one.raw.get(LOSS, 0.0)} | dict(one.values)
+
+    def _front(self, found: Sequence[Predicted]) -> list[Predicted]:
+        objective = self._config.objective
+        rows = []
+        for one in found:
+            values = self._correct(one.candidate.model, one.values)
+            rows.append((one, objective.find_time(values), values[LOSS]))
+        return find_front(rows)
+
+    def _show(self, found: Sequence[Predicted]) -> None:
+        lines = [Line(one.candidate.describe(), one.values, True) for one in self._realised]
+        for one in self._front(found):
+            lines.append(Line(one.candidate.describe(), self._correct(one.candidate.model, one.values), False))
+        self._view.show(lines)
+
+    def _confirm(self, realiser: Realiser) -> tuple[Realised | None, Mapping[str, Any] | None]:
+        """The best, and its document; None where it was measured to miss a limit."""
+        objective = self._config.objective
+        ranked = sorted(self._realised, key=lambda one: objective.rank(self._judged(one)))
+        kept = [one for one in ranked if not objective.find_missed(one.values)]
+        first: tuple[Realised, Mapping[str, Any]] | None = None
+        for one in kept[:MOST_CONFIRMED]:
+            self._view.say(f"Confirming {one.candidate.describe()}")
+            try:
+                values, document = realiser.confirm(one, objective.budget)
+            except KeyboardInterrupt:
+                self._stopped = True
+                break
+            values = {name: value for name, value in one.values.items() if name == LOSS} | values
+            missed = objective.find_missed(values)
+            self._confirmed[one.candidate.describe()] = {"values": values, "missed": [str(limit) for limit in missed]}
+            if not missed:
+                return one, document
+            first = first or (one, document)
+        if first is not None:
+            return first
+        return (ranked[0] if ranked else None), None
+
+    def _finish(self, found: Sequence[Predicted], realiser: Realiser) -> Fitted:
+        objective = self._config.objective
+        best, document = self._confirm(realiser)
+        front = tuple(self._front(found)) if found else ()
+        floor = self._find_floor(best.candidate) if best is not None else None
+        infeasible = None
+        if best is not None:
+            smallest, least_bytes = self._find_smallest(found)
+            infeasible = explain(objective, best.values, smallest, least_bytes)
+        report = self._report(found)
+        return Fitted(best, infeasible, tuple(self._realised), front, floor, self._stopped, document, report)
+
+    def _describe_data(self) -> dict[str, Any] | None:
+        saved = self._state.load("texts")
+        first = saved[self._config.models[0]] if saved else None
+        return {"name": first["name"], "digest": first["digest"]} if first else None
+
+    def _find_floor(self, candidate: Candidate) -> Floor:
+        from vivace.fit.predict import share_of_width
+
+        predictor, limits = self._predictors[candidate.model], self._limits[candidate.model]
+        settings = candidate.settings
+        streams = min(
+            find_streams(predictor.demand, predictor.passes(candidate).step_ms(1, 1, 0)), settings.max_sequences
+        )
+        formats = [row[2] for row in candidate.formats]
+        return find_floor(
+            predictor.config,
+            len(candidate.formats),
+            share_of_width(predictor.config, candidate.structure.width),
+            predictor.bytes(candidate)[1],
+            predictor.kv_token_bytes(candidate),
+            predictor.demand,
+            streams,
+            limits,
+            max(set(formats), key=formats.count),
+        )
+
+    def _find_smallest(self, found: Sequence[Predicted]) -> tuple[Floor, int]:
+        """The floor of the candidate that reads least, and the fewest bytes that any holds."""
+        candidates = [one.candidate for one in found] or [one.candidate for one in self._realised]
+        smallest = min(candidates, key=lambda one: self._predictors[one.model].bytes(one)[1])
+        least = min(self._predictors[one.model].bytes(one)[0] for one in candidates)
+        return self._find_floor(smallest), least + self._predictors[smallest.model].process_bytes
+
+    def _report(self, found: Sequence[Predicted]) -> dict[str, Any]:
+        steps = {}
+        for one in self._realised:
+            if one.step_ms:
+                predicted = self._predictors[one.candidate.model].passes(one.candidate).ms
+                steps[one.candidate.describe()] = [
+                    ours / theirs - 1 for ours, theirs in zip(predicted, one.step_ms, strict=True)
+                ]
+        return {
+            "objective": str(self._config.objective),
+            "prefer": self._config.objective.prefer,
+            "workload": asdict_struct(self._config.workload),
+            "models": list(self._config.models),
+            "data": self._describe_data(),
+            "seconds": self._state.spent_s,
+            "stopped": self._stopped,
+            "tried": len(found),
+            "limits": {name: asdict(limits) for name, limits in self._limits.items()},
+            "lookup_gain": {name: one.lookup_gain for name, one in self._predictors.items()},
+            "errors": self._errors
+            | {"steps of variants": steps}
+            | {
+                "simulated": {one.candidate.describe(): find_errors(one.raw, one.values) for one in self._realised},
+                "corrected": {
+                    one.candidate.describe(): find_errors(one.expected, one.values) for one in self._realised
+                },
+                "corrected, in turn": {
+                    one.candidate.describe(): find_errors(one.expected, self._steady(one)) for one in self._realised
+                },
+            },
+            "confirmed": self._confirmed,
+            "front": [
+                {"variant": one.candidate.describe(), "candidate": one.candidate.as_dict()}
+                | {"expected": self._correct(one.candidate.model, one.values)}
+                | {"weight_bytes": self._predictors[one.candidate.model].bytes(one.candidate)[0]}
+                for one in self._front(found)
+            ],
+            "realised": [one.as_dict() | {"variant": one.candidate.describe()} for one in self._realised],
+        }
+
+
+def _draw_requests(model: Model, demand: Demand, most: int = 24) -> list[tuple[list[int], int]]:
+    """Prompts as the workload's, in tokens, with the lengths that were seen."""
+    from vivace.bench.workload import WORDS
+    from vivace.errors import RequestError
+
+    generator = _seeded("lookup")
+    requests = []
+    for prompt, answer in demand.lengths[:most]:
+        words = " ".join(generator.choices(WORDS, k=max(1, prompt)))
+        try:
+            tokens = model.tokenizer.encode_chat([{"role": "user", "content": words}])
+        except RequestError:
+            tokens = model.tokenizer.encode(words)
+        room = model.config.context_length - answer - 1
+        requests.append((list(tokens[: max(1, min(prompt, room))]), answer))
+    return requests
+
+
+def _seeded(name: str) -> Any:
+    import random
+
+    return random.Random(name)
+
+
+def _read_build(values: Mapping[str, Any]) -> Build:
+    return Build(**{**values, "formats": tuple(values["formats"])})
+
+
+def _read_timing(values: Mapping[str, Any]) -> Timing:
+    return Timing(**{**values, "ms": tuple(values["ms"])})
+
+
+# The real machine
+
+
+def _real_parts(config: FitConfig, view: View) -> Parts:
+    def find_losses(
+        name: str, space: Space, calibration: Path, limit_s: float, progress: Callable[[float], None]
+    ) -> Losses:
+        from vivace.compress.calibrate import CalibrationConfig, read_calibration
+        from vivace.compress.layerwise import Quantization
+        from vivace.compress.variant import open_variant
+        from vivace.fit.sensitivity import measure_losses
+
+        model = open_model(name)
+        text = read_calibration(
+            calibration,
+            model.tokenizer,
+            model.config,
+            CalibrationConfig(tokens=8192, length=128, held_out=0),
+            config.seed,
+        )
+        how = Quantization(config.method, "none", "int8")  # type: ignore[arg-type]
+        variant = open_variant(model.directory)
+        return measure_losses(variant, text, space, how, limit_s, config.out / ".fit", progress)
+
+    def make_realiser(shapes: Sequence[StepShape], texts: Mapping[str, Texts] | None, state: State) -> Realiser:
+        return HttpRealiser(
+            models={name: name for name in config.models},
+            texts=texts,
+            workload=config.workload if config.lines is None else config.workload.with_lines(),
+            directory=state.directory,
+            shapes=shapes,
+            method="rtn" if config.time_only else config.method,
+            distil=_plan_distilling(config.distil_minutes),
+            requests=min(config.workload.requests, count_requests(config.objective)),
+            threads=config.threads or _find_threads(),
+            say=view.say,
+        )
+
+    return Parts(lambda name: NativeMeasurer(open_model(name)), find_losses, make_realiser)
+
+
+def _plan_distilling(minutes: float) -> Sequence[Step]:
+    from vivace.compress.distill import Distill
+
+    return (Distill(minutes=minutes, steps=100_000, length=128, every=10, patience=6),) if minutes else ()
+
+
+def _find_threads() -> int:
+    from vivace.fit.sensitivity import choose_threads
+
+    return choose_threads()
+
+
+# The end
+
+
+def write_best(fitted: Fitted, config: FitConfig) -> EngineSettings:
+    """Move the best variant into OUT, and remove the state; the settings to serve it with."""
+    best = fitted.best
+    if best is None:
+        raise VivaceError(
+            f"The search was stopped before anything was realised. What it has found is in {config.out}: go on with "
+            "--resume."
+        )
+    from vivace.compress.manifest import write_json
+    from vivace.compress.variant import COPIED
+
+    place = Path(best.place)
+    kept = place.resolve().is_relative_to((config.out / ".fit").resolve())
+    if kept:
+        for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
+            shutil.move(path, config.out / path.name)
+    else:  # the original serves as it is
+        directory = open_model(best.place).directory
+        patterns = ("*.safetensors", "*.safetensors.index.json", "config.json", *COPIED)
+        for path in (path for pattern in patterns for path in directory.glob(pattern)):
+            shutil.copyfile(path, config.out / path.name)
+    write_json(config.out / "fit.json", dict(fitted.report))
+    shutil.rmtree(config.out / ".fit")
+    return best.candidate.resolved
