@@ -1,0 +1,1 @@
+"""Customer service: a complete application for a small shop, on any OpenAI-compatible server."""
