@@ -129,6 +129,14 @@ def find(connection: Connection, tenant: str, id: str, account_id: str | None = 
     return _read_row(row)
 
 
+def find_by_id(connection: Connection, id: str) -> Conversation:
+    """For the application's own work, which has no tenant. Raises `NotFoundError`."""
+    row = connection.execute(sa.select(conversations).where(conversations.c.id == id)).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError("There is no such conversation any more.")
+    return _read_row(row)
+
+
 def lock(connection: Connection, id: str) -> Conversation:
     """The conversation as it is, which stays so until the transaction ends. Raises `NotFoundError`."""
     statement = sa.update(conversations).where(conversations.c.id == id).values(version=conversations.c.version)
@@ -247,12 +255,15 @@ def _settle(connection: Connection, question_id: str | None) -> bool:
     return connection.execute(statement.returning(messages.c.id)).one_or_none() is not None
 
 
-def note_understanding(
-    connection: Connection, question_id: str, intent: str | None, sentiment: str, *, unanswered: bool = False
-) -> None:
+def note_understanding(connection: Connection, question_id: str, intent: str | None, sentiment: str) -> None:
     """What was made of a question."""
     statement = sa.update(messages).where(messages.c.id == question_id)
-    connection.execute(statement.values(intent=intent, sentiment=sentiment, unanswered=unanswered))
+    connection.execute(statement.values(intent=intent, sentiment=sentiment))
+
+
+def note_unanswered(connection: Connection, question_id: str) -> None:
+    """The bot had nothing to say to it."""
+    connection.execute(sa.update(messages).where(messages.c.id == question_id).values(unanswered=True))
 
 
 def count_negative(connection: Connection, id: str, negative: bool) -> int:
@@ -293,6 +304,13 @@ def list_messages(connection: Connection, id: str) -> list[Message]:
     """In their order."""
     query = _MESSAGES.where(messages.c.conversation_id == id).order_by(messages.c.event)
     return [_read_message(row) for row in connection.execute(query).mappings()]
+
+
+def list_recent(connection: Connection, id: str, before: int, limit: int = 8) -> list[Message]:
+    """The last messages before event number `before`, in their order."""
+    query = _MESSAGES.where(messages.c.conversation_id == id, messages.c.event < before)
+    rows = connection.execute(query.order_by(messages.c.event.desc()).limit(limit)).mappings().all()
+    return [_read_message(row) for row in reversed(rows)]
 
 
 def list_events(connection: Connection, id: str, after: int) -> list[Event]:

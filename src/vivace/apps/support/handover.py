@@ -64,7 +64,8 @@ def change(
         raise ConflictError("The conversation changed since it was read. Read it again.")
     changed = Conversation(**{name: row[name] for name in Conversation.__slots__})
     connection.execute(sa.update(messages).where(messages.c.conversation_id == changed.id, messages.c.due).values(due=False))
-    told = {"state": to, "version": changed.version, "reason": reason, "agent": _name_agent(connection, agent_id)}
+    agent = name_agent(connection, agent_id)
+    told = {"state": to, "version": changed.version, "reason": reason, "agent": None if agent is None else {"name": agent}}
     append_event(connection, changed.id, "state", now, told)
     _tell_customer(connection, changed, to, reason, now)
     happened = {"state": to, "from": conversation.state, "version": changed.version, "reason": reason}
@@ -92,9 +93,11 @@ def _compare_and_set(
     return sa.update(conversations).where(*unchanged).values(values).returning(conversations)
 
 
-def _name_agent(connection: Connection, agent_id: str | None) -> dict[str, str] | None:
-    name = connection.execute(sa.select(accounts.c.name).where(accounts.c.id == agent_id)).scalar_one_or_none()
-    return None if name is None else {"name": name}
+def name_agent(connection: Connection, agent_id: str | None) -> str | None:
+    """By which customers know the agent; None for nobody."""
+    if agent_id is None:
+        return None
+    return connection.execute(sa.select(accounts.c.name).where(accounts.c.id == agent_id)).scalar_one_or_none()
 
 
 def _tell_customer(connection: Connection, conversation: Conversation, to: str, reason: str, now: float) -> None:

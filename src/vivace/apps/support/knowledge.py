@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from vivace.apps.support.audit import note
-from vivace.apps.support.index import Hit, PassageIndex
+from vivace.apps.support.index import ArticlePassages, Hit, PassageIndex
 from vivace.apps.support.passages import Format, Passage, cut_passages
 from vivace.apps.support.store import Store, article_versions, articles, make_id
 from vivace.errors import ConflictError, NotFoundError
@@ -165,9 +165,11 @@ def delete(connection: Connection, tenant: str, id: str, author: str, now: float
     )
 
 
-def _list_current(connection: Connection) -> Sequence[tuple[str, str, int, bool]]:
-    query = sa.select(articles.c.tenant, articles.c.id, articles.c.version, articles.c.deleted)
-    return [tuple(row) for row in connection.execute(query)]  # type: ignore[misc]
+def _list_current(connection: Connection, tenant: str) -> list[tuple[str, int]]:
+    """Articles that are not deleted, and their versions."""
+    query = sa.select(articles.c.id, articles.c.version)
+    rows = connection.execute(query.where(articles.c.tenant == tenant, articles.c.deleted.is_(False)))
+    return [(row.id, row.version) for row in rows]
 
 
 class KnowledgeBase:
@@ -180,6 +182,9 @@ class KnowledgeBase:
 
     def search(self, tenant: str, query: str, limit: int) -> list[Hit]:
         return self._index.search(tenant, query[:MAX_QUERY_CHARACTERS], limit)
+
+    def close(self) -> None:
+        self._index.close()
 
     def bring_into_step(self, tenant: str, id: str) -> int:
         """Index an article as the database has it now. Returns its number of passages."""
@@ -194,15 +199,25 @@ class KnowledgeBase:
             self._store.write(_note_passages, id, len(passages))
             return len(passages)
 
-    def bring_all_into_step(self) -> int:
-        """At start: index what changed while nobody looked, or everything if the index is new. Returns how many."""
-        indexed = self._index.versions()
-        changed = 0
-        for tenant, id, version, deleted in self._store.read(_list_current):
-            if indexed.get((tenant, id)) != (None if deleted else version):
+    def bring_all_into_step(self, tenant: str) -> int:
+        """At start: index what changed while nobody looked; all at once if the index is new. Returns how many."""
+        current = dict(self._store.read(_list_current, tenant))
+        indexed = self._index.versions(tenant)
+        changed = [id for id in current.keys() | indexed.keys() if indexed.get(id) != current.get(id)]
+        if indexed:
+            for id in changed:
                 self.bring_into_step(tenant, id)
-                changed += 1
-        return changed
+        elif changed:
+            self._rebuild(tenant, changed)
+        return len(changed)
+
+    def _rebuild(self, tenant: str, ids: Sequence[str]) -> None:
+        with self._turn:
+            articles = [self._store.read(find, tenant, id) for id in ids]
+            cuts = [ArticlePassages(article.id, article.version, tuple(cut(article))) for article in articles]
+            self._index.rebuild(tenant, cuts)
+            for one in cuts:
+                self._store.write(_note_passages, one.article_id, len(one.passages))
 
 
 def _note_passages(connection: Connection, id: str, count: int) -> None:

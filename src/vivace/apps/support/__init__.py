@@ -1,1 +1,0 @@
-"""Customer service: a complete application for a small shop, on any OpenAI-compatible server."""
