@@ -48,12 +48,12 @@ _MISSING = "The customer-service application needs more packages: pip install 'v
 @click.option("--log-level", type=click.Choice(["info", "warning", "error"]), default="warning", show_default=True)
 @click.option("--beside", is_flag=True, hidden=True, help="Ends when standard input does.")
 @click.pass_context
-def support(context: click.Context, api_key_file: TextIO | None, beside: bool, **options: Any) -> None:
+def support(context: click.Context, /, api_key_file: TextIO | None, beside: bool, **options: Any) -> None:
     """Customer service on SERVER: chat, agent desk and admin pages. Begin with `vivace support init --sample`."""
     with _needing_packages():
         from vivace.apps.support.settings import SupportConfig
 
-        key = (api_key_file.readline().strip() if api_key_file else "")
+        key = api_key_file.readline().strip() if api_key_file else ""
         config = SupportConfig(api_key=key, **options)
         context.obj = config
         if context.invoked_subcommand is not None:

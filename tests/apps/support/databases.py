@@ -31,8 +31,10 @@ class PostgreSQL:
         import psycopg
 
         name = f"test_{next(self.numbers)}"
-        with psycopg.connect(host="127.0.0.1", port=self.port, user="tester", dbname="postgres", autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="tester", dbname="postgres", autocommit=True
+        ) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://tester@127.0.0.1:{self.port}/{name}"
 
 
@@ -59,7 +61,9 @@ def running_postgresql() -> Iterator[PostgreSQL]:
         data, log = f"{directory}/data", f"{directory}/log"
         initialize = ("-A", "trust", "-U", "tester", "-E", "UTF8", "--locale=C", "--no-sync")
         run(str(binaries / "initdb"), "-D", data, *initialize)
-        options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories= -c fsync=off -c max_connections=200"
+        options = (
+            f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories= -c fsync=off -c max_connections=200"
+        )
         control = (str(binaries / "pg_ctl"), "-D", data, "-w", "-t", str(START_S))
         run(*control, "-l", log, "-o", options, "start")
         try:

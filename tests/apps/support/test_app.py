@@ -62,7 +62,7 @@ async def test_without_the_model_server_the_passage_answers(shop: Running) -> No
 
 async def test_a_question_in_chinese_is_answered_in_chinese(shop: Running) -> None:
     guest = await shop.guest()
-    answer = await guest.ask(await guest.start(), "收到商品后几天内可以退货？")  # noqa: RUF001
+    answer = await guest.ask(await guest.start(), "收到商品后几天内可以退货？")
     assert "30天内退货" in answer["text"]
     assert answer["language"] == "zh"
 

@@ -22,7 +22,7 @@ def note(
     actor: str | None,
     action: str,
     subject: str | None,
-    detail: Mapping[str, str | int | float | bool | None],
+    detail: Mapping[str, object],
     now: float,
 ) -> None:
     """`actor` is an account's id, None the application itself; `detail` has no words that a customer wrote."""

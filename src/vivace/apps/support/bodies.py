@@ -119,8 +119,8 @@ class Restored(Body, frozen=True):
 class SavedIntent(Body, frozen=True):
     action: Literal["answer", "reply", "orders", "handover"]
     replies: LocalText = msgspec.field(default_factory=LocalText)
-    examples: Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=1000)] = msgspec.field(
-        default_factory=list
+    examples: Annotated[list[Annotated[str, Meta(min_length=1, max_length=500)]], Meta(max_length=1000)] = (
+        msgspec.field(default_factory=list)
     )
 
 
@@ -166,7 +166,9 @@ def clean_text(text: str, most: int) -> str:
     PostgreSQL takes no NUL, and half a surrogate pair is no text.
     """
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n")
-    kept = "".join(character for character in text if character in "\n\t" or ord(character) >= 32 and ord(character) != 127)
+    kept = "".join(
+        character for character in text if character in "\n\t" or (ord(character) >= 32 and ord(character) != 127)
+    )
     if not 1 <= len(kept.strip()) <= most:
         raise InvalidError(f"A text has 1 to {most} characters.")
     return kept.strip()

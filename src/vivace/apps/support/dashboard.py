@@ -67,7 +67,7 @@ def percentiles(values: Iterable[float | None]) -> dict[str, float | int | None]
 
 def _is_call(data: Mapping[str, Any]) -> bool:
     """Whether a conversation came into the queue by the bot or the customer, and not back from an agent."""
-    return data["reason"] != "released"
+    return bool(data["reason"] != "released")
 
 
 def _count_messages(connection: Connection, tenant: str, since: float) -> int:
@@ -193,9 +193,7 @@ def _name_day(at: float) -> str:
 
 
 def _count_waiting(connection: Connection, tenant: str) -> int:
-    query = sa.select(sa.func.count()).where(
-        conversations.c.tenant == tenant, conversations.c.state == "waiting_human"
-    )
+    query = sa.select(sa.func.count()).where(conversations.c.tenant == tenant, conversations.c.state == "waiting_human")
     return int(connection.execute(query).scalar_one())
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from vivace.apps.support import handover
 from vivace.apps.support.bodies import encode
-from vivace.apps.support.conversations import Connection, Event, find_by_id, list_events
+from vivace.apps.support.conversations import Event, find_by_id, list_events
 from vivace.apps.support.hub import Channel, Hub, name_queue
 from vivace.apps.support.store import Store
 from vivace.apps.support.views import show_event
@@ -74,7 +76,7 @@ class _Shown:
 
 async def follow_conversation(
     source: Source, id: str, after: int, is_good: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Until the reader may not go on, or the conversation is deleted; never empty for longer than the keep-alive."""
     shown = _Shown(after)
     seen: int | None = None
@@ -125,7 +127,7 @@ async def follow_queue(
     tenant: str,
     load: Callable[[], Awaitable[Any]],
     is_good: Callable[[], Awaitable[bool]],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The whole queue, now and whenever it changed."""
     before: bytes | None = None
     with source.hub.watch(name_queue(tenant)) as (_, awake):

@@ -6,7 +6,7 @@ Functions work inside a caller's transaction; all texts in it were redacted befo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -109,7 +109,7 @@ def export_conversations(connection: Connection, tenant: str, system: str) -> It
             yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _find_question(connection: Connection, answer: Mapping[str, Any]) -> str | None:
+def _find_question(connection: Connection, answer: sa.RowMapping) -> str | None:
     """What the customer said last before the answer."""
     query = sa.select(messages.c.text).where(
         messages.c.conversation_id == answer["conversation_id"],

@@ -33,7 +33,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 
 NOTICES: Mapping[str, LocalText] = {
     "waiting_human": LocalText(
-        "I am passing you on to a person. They will see what you wrote.", "我正在为您转接人工客服，他们能看到您写的内容。"
+        "I am passing you on to a person. They will see what you wrote.",
+        "我正在为您转接人工客服，他们能看到您写的内容。",
     ),
     "timeout": LocalText(
         "Nobody is free at the moment. I am the assistant again; you can ask for a person later.",
@@ -63,9 +64,16 @@ def change(
     if row is None:
         raise ConflictError("The conversation changed since it was read. Read it again.")
     changed = Conversation(**{name: row[name] for name in Conversation.__slots__})
-    connection.execute(sa.update(messages).where(messages.c.conversation_id == changed.id, messages.c.due).values(due=False))
+    connection.execute(
+        sa.update(messages).where(messages.c.conversation_id == changed.id, messages.c.due).values(due=False)
+    )
     agent = name_agent(connection, agent_id)
-    told = {"state": to, "version": changed.version, "reason": reason, "agent": None if agent is None else {"name": agent}}
+    told = {
+        "state": to,
+        "version": changed.version,
+        "reason": reason,
+        "agent": None if agent is None else {"name": agent},
+    }
     append_event(connection, changed.id, "state", now, told)
     _tell_customer(connection, changed, to, reason, now)
     happened = {"state": to, "from": conversation.state, "version": changed.version, "reason": reason}

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from vivace.apps.support.audit import note
 from vivace.apps.support.intents import Example, Intent, IntentModel, IntentSettings, train_intents
+from vivace.apps.support.sample import NO_INTENT
 from vivace.apps.support.store import Store, intents
 from vivace.errors import NotFoundError, VivaceError
 
@@ -111,7 +112,9 @@ class Classifier:
             return trained
 
     def _make(self, rules: Sequence[IntentRule], before: Trained) -> Trained:
-        examples = [Example(text, rule.label) for rule in rules for text in rule.examples]
+        examples = [
+            Example(text, None if rule.label == NO_INTENT else rule.label) for rule in rules for text in rule.examples
+        ]
         if not examples:
             return Trained()
         try:

@@ -39,7 +39,9 @@ class Article:
     deleted: bool = False
 
 
-def create(connection: Connection, tenant: str, title: str, format: str, text: str, author: str | None, now: float) -> str:
+def create(
+    connection: Connection, tenant: str, title: str, format: str, text: str, author: str | None, now: float
+) -> str:
     """The new article's id."""
     id = make_id()
     values = {"id": id, "tenant": tenant, "version": 0, "title": title, "format": format, "updated_at": now}
@@ -90,9 +92,7 @@ def _add_version(
 
 
 def _select(tenant: str) -> sa.Select[Any]:
-    joined = sa.and_(
-        article_versions.c.article_id == articles.c.id, article_versions.c.version == articles.c.version
-    )
+    joined = sa.and_(article_versions.c.article_id == articles.c.id, article_versions.c.version == articles.c.version)
     columns = (articles, article_versions.c.text, article_versions.c.author_id.label("updated_by"))
     return sa.select(*columns).join(article_versions, joined).where(articles.c.tenant == tenant)
 

@@ -6,7 +6,7 @@ Knows no conversation and no shop. Answers are bounded in size and time by its c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +96,7 @@ class ModelClient:
         except httpx.HTTPError:
             return False
 
-    async def stream(self, messages: Sequence[Mapping[str, str]]) -> AsyncIterator[str | Ending]:
+    async def stream(self, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str | Ending, None]:
         """Pieces of the answer as they come, then its ending. Raises `ModelServerError` when one cannot be had, whole."""
         body = {
             "model": await self.find_model(),
@@ -120,7 +120,7 @@ class ModelClient:
             raise _unreachable(self._config.api, error) from error
 
 
-async def _read_chunks(reply: httpx.Response) -> AsyncIterator[_Chunk]:
+async def _read_chunks(reply: httpx.Response) -> AsyncGenerator[_Chunk, None]:
     rest = b""
     size = 0
     async for data in reply.aiter_bytes():

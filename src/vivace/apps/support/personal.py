@@ -72,7 +72,7 @@ def fill_name(text: str, name: str) -> str:
     """`{name}` in the shop's own words; where it may not be used, it goes with the comma or space around it."""
     if name:
         return text.replace("{name}", name)
-    for around in (", {name}", "，{name}", " {name}", "{name}，", "{name}, ", "{name}"):  # noqa: RUF001
+    for around in (", {name}", "，{name}", " {name}", "{name}，", "{name}, ", "{name}"):
         text = text.replace(around, "")
     return text
 

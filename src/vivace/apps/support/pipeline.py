@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+
+from sqlalchemy.engine import Connection
 
 from vivace.apps.support import accounts, conversations, handover, personal, shops
 from vivace.apps.support.accounts import Account
@@ -32,6 +35,9 @@ from vivace.apps.support.store import Store
 from vivace.apps.support.timeline import Stopwatch
 from vivace.apps.support.workers import Workers
 from vivace.errors import ModelServerError
+
+_PLACEHOLDER = re.compile(r"\[(?:card|iban|phone|email|address)\]")
+"""Of personal data: nothing to look for."""
 
 _logger = logging.getLogger("vivace.support.answers")
 
@@ -136,11 +142,9 @@ class Pipeline:
         watch.mark("retrieve")
         negative = self._store.write(_note, understood, intent, sentiment)
         watch.mark("note")
-        return replace(
-            understood, intent=intent, rule=rule, sentiment=sentiment, negative_turns=negative, hits=hits
-        )
+        return replace(understood, intent=intent, rule=rule, sentiment=sentiment, negative_turns=negative, hits=hits)
 
-    def _load(self, connection: conversations.Connection, question: Question) -> Understood | None:
+    def _load(self, connection: Connection, question: Question) -> Understood | None:
         message = conversations.get_message(connection, question.message_id)
         if not message.due:
             return None
@@ -148,7 +152,9 @@ class Pipeline:
         account = accounts.find(connection, conversation.tenant, conversation.account_id)
         settings = shops.load(connection, conversation.tenant)
         history = [
-            said for said in conversations.list_recent(connection, conversation.id, message.event) if said.author != "system"
+            said
+            for said in conversations.list_recent(connection, conversation.id, message.event)
+            if said.author != "system"
         ]
         language = message.language if message.language in ("en", "zh") else conversation.language
         known = personal.gather(connection, account, settings, conversation.id, message.text)
@@ -159,7 +165,8 @@ class Pipeline:
         """What the account allows first, then the knowledge base."""
         if rule is not None and rule.action in ("handover", "reply"):
             return []
-        text, known, limit = understood.message.text, understood.personal, self._config.max_passages
+        text = _PLACEHOLDER.sub(" ", understood.message.text)
+        known, limit = understood.personal, self._config.max_passages
         own = personal.choose_orders(known, text, wanted=rule is not None and rule.action == "orders")
         found = self._knowledge.search(understood.conversation.tenant, text, limit)
         before = next((said.text for said in reversed(understood.history) if said.author == "customer"), "")
@@ -255,12 +262,12 @@ class Pipeline:
         return changed
 
 
-def _note(connection: conversations.Connection, understood: Understood, intent: Intent, sentiment: Sentiment) -> int:
+def _note(connection: Connection, understood: Understood, intent: Intent, sentiment: Sentiment) -> int:
     conversations.note_understanding(connection, understood.message.id, intent.label, sentiment.label)
     return conversations.count_negative(connection, understood.conversation.id, sentiment.label == "negative")
 
 
-def _call(connection: conversations.Connection, understood: Understood, reason: str, now: float) -> bool:
+def _call(connection: Connection, understood: Understood, reason: str, now: float) -> bool:
     conversation = understood.conversation
     if handover.call_person(connection, conversation.id, conversation.version, reason, now) is None:
         return False
@@ -269,7 +276,7 @@ def _call(connection: conversations.Connection, understood: Understood, reason: 
     return True
 
 
-def _call_after_failure(connection: conversations.Connection, question: Question, now: float) -> None:
+def _call_after_failure(connection: Connection, question: Question, now: float) -> None:
     conversation = conversations.find_by_id(connection, question.conversation_id)
     if handover.call_person(connection, conversation.id, conversation.version, "failed", now) is not None:
         conversations.note_unanswered(connection, question.message_id)

@@ -70,7 +70,9 @@ def delete_old(connection: Connection, tenant: str, retention_days: int, now: fl
     )
     guests = connection.execute(idle).rowcount
     over = deliveries.c.status != "pending"
-    connection.execute(sa.delete(deliveries).where(deliveries.c.tenant == tenant, over, deliveries.c.created_at < before))
+    connection.execute(
+        sa.delete(deliveries).where(deliveries.c.tenant == tenant, over, deliveries.c.created_at < before)
+    )
     if ids or guests:
         detail = {"conversations": len(ids), "guests": guests, "days": retention_days}
         audit.note(connection, tenant, None, "retention.delete", None, detail, now)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,8 +23,8 @@ from vivace.apps.support.bodies import (
     SwitchedWebhook,
     Tried,
     clean_text,
+    decode,
 )
-from vivace.apps.support.conversations import Connection
 from vivace.apps.support.delivery import make_secret
 from vivace.apps.support.intent_store import IntentRule
 from vivace.apps.support.language import detect_language
@@ -37,6 +37,8 @@ from vivace.apps.support.settings import ShopSettings
 from vivace.apps.support.store import make_id
 from vivace.apps.support.views import show_account
 from vivace.errors import DataError, InvalidError, NotFoundError
+
+T = TypeVar("T")
 
 MAX_ARTICLE_CHARACTERS = 1_000_000
 
@@ -111,18 +113,14 @@ class _Articles(_Admin):
             raise InvalidError("The file is no text in UTF-8. Convert it.") from error
         return await self._create(account, name.rpartition(".")[0] or name, format, text)
 
-    async def _decode(self, request: Request, type: Callable[..., Any]) -> Any:
-        from vivace.apps.support.bodies import decode
-
-        return decode(await read_body(request, self._service.config.max_file_bytes), type)  # type: ignore[type-var]
+    async def _decode(self, request: Request, type: type[T]) -> T:
+        return decode(await read_body(request, self._service.config.max_file_bytes), type)
 
     async def _create(self, account: Account, title: str, format: str, text: str) -> Response:
         service = self._service
-        title, text = clean_name(title[:80]) if len(title) <= 80 else clean_text(title, 200), _clean(text)
+        title, text = clean_text(title, 200), _clean(text)
         await service.workers.run(_check_passages, title, format, text)
-        id = await service.write(
-            knowledge.create, account.tenant, title, format, text, account.id, service.clock()
-        )
+        id = await service.write(knowledge.create, account.tenant, title, format, text, account.id, service.clock())
         return await self._indexed(account, id, 201)
 
     async def show(self, request: Request) -> Response:
@@ -363,9 +361,7 @@ class _Rest(_Admin):
     async def switch_webhook(self, request: Request) -> Response:
         account = await self._identify(request)
         body = await self._service.decode(request, SwitchedWebhook)
-        return reply(
-            await self._service.write(webhooks.switch, account.tenant, request.path_params["id"], body.active)
-        )
+        return reply(await self._service.write(webhooks.switch, account.tenant, request.path_params["id"], body.active))
 
     async def remove_webhook(self, request: Request) -> Response:
         account = await self._identify(request)

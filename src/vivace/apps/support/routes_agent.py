@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,7 +12,7 @@ from starlette.routing import Route
 from vivace.apps.support import accounts, conversations, handover, shops, tickets
 from vivace.apps.support.accounts import Account
 from vivace.apps.support.bodies import Claim, Empty, Release, Said, clean_text
-from vivace.apps.support.conversations import Connection, Message, NewMessage
+from vivace.apps.support.conversations import Message, NewMessage
 from vivace.apps.support.events import follow_queue
 from vivace.apps.support.language import detect_language
 from vivace.apps.support.personal import list_orders

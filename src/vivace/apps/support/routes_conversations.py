@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from vivace.apps.support import conversations, feedback, handover, shops
 from vivace.apps.support.accounts import Account
 from vivace.apps.support.bodies import Empty, NewConversation, Opinion, Said, clean_text
-from vivace.apps.support.conversations import Connection, Conversation, Message, NewMessage
+from vivace.apps.support.conversations import Conversation, Message, NewMessage
 from vivace.apps.support.events import follow_conversation
 from vivace.apps.support.language import detect_language
 from vivace.apps.support.pipeline import Question
@@ -23,6 +24,7 @@ from vivace.apps.support.sessions import Identity
 from vivace.apps.support.timeline import Stopwatch
 from vivace.apps.support.views import show_conversation, show_draft, show_feedback, show_message
 from vivace.errors import InvalidError, RateLimitedError
+
 
 def build_conversation_routes(service: Service) -> list[Route]:
     own = _Conversations(service)
@@ -169,9 +171,7 @@ def _rate(
     """Keep the opinion, and call a person if there were too many bad ones; whether one was called."""
     settings = shops.load(connection, account.tenant)
     redacted = None if text is None else redact(text, settings.phone_region).text
-    message, down = feedback.give(
-        connection, account.tenant, account.id, id, body.rating, body.reason, redacted, now
-    )
+    message, down = feedback.give(connection, account.tenant, account.id, id, body.rating, body.reason, redacted, now)
     if body.rating != "down" or down < settings.thumbs_down:
         return message, False
     conversation = conversations.lock(connection, message.conversation_id)
@@ -201,7 +201,7 @@ def _read_last_event(request: Request, conversation: Conversation) -> int:
     return int(given)
 
 
-def open_stream(service: Service, account: Account, events: AsyncIterator[bytes]) -> StreamingResponse:
+def open_stream(service: Service, account: Account, events: AsyncGenerator[bytes, None]) -> StreamingResponse:
     """Counted by account and in all. Raises `RateLimitedError`."""
     streams, config = service.streams, service.config
     if streams.get(account.id, 0) >= config.max_streams_of_account or sum(streams.values()) >= config.max_streams:
@@ -215,7 +215,7 @@ class _CountedStream(StreamingResponse):
     """Gives its place back however it ends, also when it was never begun to be read."""
 
     def __init__(
-        self, service: Service, account_id: str, events: AsyncIterator[bytes], headers: dict[str, str]
+        self, service: Service, account_id: str, events: AsyncGenerator[bytes, None], headers: dict[str, str]
     ) -> None:
         super().__init__(events, headers=headers, media_type="text/event-stream")
         self._service = service
@@ -229,4 +229,4 @@ class _CountedStream(StreamingResponse):
         finally:
             if (left := streams.pop(self._account_id, 1) - 1) > 0:
                 streams[self._account_id] = left
-            await self._events.aclose()  # type: ignore[attr-defined]
+            await self._events.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,7 +22,6 @@ from vivace.apps.support.bodies import (
 )
 from vivace.apps.support.service import Service, reply, reply_nothing
 from vivace.apps.support.sessions import Tokens
-from vivace.apps.support.store import Connection
 from vivace.apps.support.views import show_account, show_tokens
 from vivace.errors import ConflictError, CredentialsError, ForbiddenError, SignedOutError
 

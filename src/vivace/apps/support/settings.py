@@ -143,7 +143,7 @@ class ShopSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=80)] = "The shop"
     greeting: LocalText = struct_field(
-        default_factory=lambda: LocalText("Hello! How can I help you?", "您好！请问有什么可以帮您？")  # noqa: RUF001
+        default_factory=lambda: LocalText("Hello! How can I help you?", "您好！请问有什么可以帮您？")
     )
     instructions: Annotated[str, Meta(max_length=1000)] = ""
     """Added to what the model is told."""

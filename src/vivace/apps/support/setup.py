@@ -6,11 +6,13 @@ import secrets
 import time
 from collections.abc import Iterator
 
+from sqlalchemy.engine import Connection
+
 from vivace.apps.support import accounts, audit
 from vivace.apps.support.accounts import Passwords, check_password, clean_email
 from vivace.apps.support.sessions import load_key
 from vivace.apps.support.settings import SupportConfig
-from vivace.apps.support.store import Connection, Store, open_store
+from vivace.apps.support.store import Store, open_store
 
 
 def initialize(config: SupportConfig, *, sample: bool, email: str, password: str | None) -> Iterator[str]:
@@ -21,16 +23,14 @@ def initialize(config: SupportConfig, *, sample: bool, email: str, password: str
         tenant = config.tenants[0]
         yield from _make_admin(store, tenant, clean_email(email), password, Passwords(config.password_cost))
         if sample:
-            from vivace.apps.support.sample_shop import load_sample
+            from vivace.apps.support import sample_shop
 
-            yield from load_sample(store, tenant, Passwords(config.password_cost))
+            yield from sample_shop.fill(store, tenant, Passwords(config.password_cost))
     finally:
         store.close()
 
 
-def _make_admin(
-    store: Store, tenant: str, email: str, password: str | None, passwords: Passwords
-) -> Iterator[str]:
+def _make_admin(store: Store, tenant: str, email: str, password: str | None, passwords: Passwords) -> Iterator[str]:
     if store.read(accounts.find_by_email, tenant, email) is not None:
         yield f"{email} has an account already, which was left as it is."
         return

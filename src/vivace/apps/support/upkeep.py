@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from sqlalchemy.engine import Connection
+
 from vivace.apps.support import handover, privacy, sessions, shops, webhooks
 from vivace.apps.support.service import Service
 from vivace.apps.support.settings import ShopSettings
-from vivace.apps.support.store import Connection
 
 QUEUE_EVERY_S = 2.0
 DUE_EVERY_S = 10.0
