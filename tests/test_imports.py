@@ -31,6 +31,7 @@ ALLOWED = {
     "bench": "errors budget bench",
     "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
     "compress": "errors models tokenizer evaluation compress",
+    "apps": "errors apps",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",
@@ -85,6 +86,8 @@ def test_every_rule_is_about_a_part_that_exists() -> None:
         ("bench", "from vivace.tokenizer import Tokenizer"),
         ("compress", "from vivace.engine import engine"),
         ("bench", "def f():\n    from vivace.server.protocol import decode_chat"),
+        ("apps", "from vivace.tokenizer import Tokenizer"),
+        ("apps", "def f():\n    from vivace import bench"),
     ],
 )
 def test_an_import_the_wrong_way_is_seen(part: str, source: str) -> None:

@@ -19,7 +19,7 @@ from vivace import __version__
 from vivace.cli_eval import evaluate_command
 from vivace.errors import ConfigError, RequestError, VivaceError
 
-_ELSEWHERE = {"compress": "vivace.cli_compress"}
+_ELSEWHERE = {"compress": "vivace.cli_compress", "support": "vivace.cli_support"}
 """Commands by name, and the module that has a function of that name."""
 
 
@@ -279,12 +279,17 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
     metavar="NAME=MODEL...",
     help="Variants of one model, the best first: the next answers what the one before cannot in time.",
 )
+@click.option("--app", "app_name", type=click.Choice(["support"]), help="An application to run beside the server.")
+@click.option("--app-option", "app_options", multiple=True, metavar="OPTION=VALUE",
+              help="Of the application, such as port=8080; vivace support --help has them.")  # fmt: skip
 @_add_server_options
 @_add_speculation_option
 @_add_model_options
 def serve(
     models: tuple[str, ...],
     ladder: tuple[str, ...],
+    app_name: str | None,
+    app_options: tuple[str, ...],
     api_keys: tuple[str, ...],
     api_key_file: TextIO | None,
     budget: str | None,
@@ -292,6 +297,7 @@ def serve(
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
     from vivace.budget import NO_BUDGET, parse_budget
+    from vivace.cli_support import beside_server
     from vivace.engine.admission import AdmissionConfig
     from vivace.engine.scheduler import SchedulerConfig
     from vivace.engine.speculation import MAX_PROPOSED
@@ -329,7 +335,9 @@ def serve(
         model = opened[launched.first]
         model.tokenizer.prepare_chat()
         summary = _summarize(model, launched.runners[launched.first], options["quantize"])
-        app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json"))
+        key = config.api_keys[0] if config.api_keys else ""
+        with beside_server(app_name, [f"--{option}" for option in app_options], key) as start_app:
+            app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json", start_app))
     finally:
         launched.close()
 
@@ -363,9 +371,10 @@ def _summarize(model: Any, runner: Any, quantize: str) -> dict[str, Any]:
     }
 
 
-def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
+def _announce(summary: dict[str, Any], as_json: bool, start_app: Callable[[str], None], url: str) -> None:
     if as_json:
         click.echo(json.dumps({"event": "serving", "url": url} | summary))
+        start_app(url)
         return
     _write_table(
         {
@@ -378,6 +387,7 @@ def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
         }
     )
     click.echo("Ctrl-C stops")
+    start_app(url)
 
 
 @main.command()
