@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 STATIC = Path(__file__).parent / "static"
+SHARED = Path(__file__).parents[2] / "pages"
+"""What all of vivace's pages share: stylesheet, Markdown, timing, words."""
 PAGES: Mapping[str, str] = {"/": "chat.html", "/agent": "agent.html", "/admin": "admin.html", "/embed.js": "embed.js"}
 MEDIA_TYPES = {
     ".html": "text/html",
@@ -28,10 +30,10 @@ HEADERS = {
 }
 
 
-def build_page_routes(embed_origins: Sequence[str], static: Path = STATIC) -> list[Route]:
+def build_page_routes(embed_origins: Sequence[str], folders: Sequence[Path] = (STATIC, SHARED)) -> list[Route]:
     """A route for each file there is; the chat alone may stand in a frame, on these sites."""
     routes = []
-    for file in sorted(static.iterdir()) if static.is_dir() else ():
+    for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())):
         if file.is_file() and file.suffix in MEDIA_TYPES:
             framed = embed_origins if file.name == PAGES["/"] else ()
             send = _build_sender(file, framed)
