@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.routing import Route
 
 from tests.apps.support.scripted_model import ScriptedModel
 from vivace.apps.support import accounts, intent_store, knowledge, shops
@@ -86,6 +87,10 @@ class Running:
         person = Person(self.http)
         body = {"email": email, "password": PASSWORD} | ({"tenant": tenant} if tenant else {})
         return person.take(await person.request("POST", "/api/sessions", body, 201))
+
+    def service_routes(self) -> list[Route]:
+        """Every address and its methods."""
+        return [route for route in build_app(self.service).routes if isinstance(route, Route) and route.methods]
 
     def change_settings(self, **values: Any) -> None:
         import msgspec
