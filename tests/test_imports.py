@@ -33,6 +33,7 @@ ALLOWED = {
     "compress": "errors models tokenizer evaluation compress",
     "fit": "batch bench budget compress engine errors evaluation info llm machine models native runners simulation "
     "speed tokenizer fit",
+    "apps": "errors apps",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
     "engine.cost "
     "server",
@@ -87,6 +88,8 @@ def test_every_rule_is_about_a_part_that_exists() -> None:
         ("bench", "from vivace.tokenizer import Tokenizer"),
         ("compress", "from vivace.engine import engine"),
         ("bench", "def f():\n    from vivace.server.protocol import decode_chat"),
+        ("apps", "from vivace.tokenizer import Tokenizer"),
+        ("apps", "def f():\n    from vivace import bench"),
     ],
 )
 def test_an_import_the_wrong_way_is_seen(part: str, source: str) -> None:

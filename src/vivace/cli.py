@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "fit": "vivace.cli_fit",
     "verify": "vivace.cli_certificate",
     "plan": "vivace.cli_certificate",
+    "support": "vivace.cli_support",
 }
 """Commands by name, and the module that has a function of that name."""
 
@@ -305,6 +306,9 @@ def _describe(model: str, generation: Any) -> dict[str, Any]:
 @click.option("--certificate/--no-certificate", default=True,
               help="Take budget and settings from the certificate beside the model, where options leave them open, and "
               "watch answers against it.")  # fmt: skip
+@click.option("--app", "app_name", type=click.Choice(["support"]), help="An application to run beside the server.")
+@click.option("--app-option", "app_options", multiple=True, metavar="OPTION=VALUE",
+              help="Of the application, such as port=8080; vivace support --help has them.")  # fmt: skip
 @_add_server_options
 @_add_speculation_options
 @_add_model_options
@@ -314,6 +318,8 @@ def serve(
     /,
     models: tuple[str, ...],
     ladder: tuple[str, ...],
+    app_name: str | None,
+    app_options: tuple[str, ...],
     api_keys: tuple[str, ...],
     api_key_file: TextIO | None,
     budget: str | None,
@@ -323,6 +329,7 @@ def serve(
 ) -> None:
     """Serve MODEL (mini, a directory, a GGUF file, or a hub id) on an OpenAI-compatible API, with a chat page at /."""
     from vivace.budget import NO_BUDGET, parse_budget
+    from vivace.cli_support import beside_server
     from vivace.engine.admission import AdmissionConfig
     from vivace.engine.scheduler import SchedulerConfig
     from vivace.engine.speculation import find_max_proposed
@@ -368,7 +375,9 @@ def serve(
         summary = _summarize(model, launched.runners[launched.first], options["quantize"])
         if small is not None and launched.draft is not None:
             summary |= {"draft": small.name, "draft_weight_bytes": launched.draft.weight_bytes}
-        app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json"))
+        key = config.api_keys[0] if config.api_keys else ""
+        with beside_server(app_name, [f"--{option}" for option in app_options], key) as start_app:
+            app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json", start_app))
     finally:
         launched.close()
 
@@ -402,9 +411,10 @@ def _summarize(model: Any, runner: Any, quantize: str) -> dict[str, Any]:
     }
 
 
-def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
+def _announce(summary: dict[str, Any], as_json: bool, start_app: Callable[[str], None], url: str) -> None:
     if as_json:
         click.echo(json.dumps({"event": "serving", "url": url} | summary))
+        start_app(url)
         return
     _write_table(
         {
@@ -420,6 +430,7 @@ def _announce(summary: dict[str, Any], as_json: bool, url: str) -> None:
         }
     )
     click.echo("Ctrl-C stops")
+    start_app(url)
 
 
 @main.command()

@@ -18,6 +18,17 @@
     │   ├── DeadlineError           a deadline came before the answer was whole
     │   ├── EngineStoppedError      the engine was closed, or its thread died
     │   └── StepFailedError         the runner raised while this request was being computed
+    ├── SupportError                what the customer-service application refuses to do
+    │   ├── InvalidError            a request that cannot be used as it stands
+    │   ├── SignedOutError          no session, or one that has expired or was revoked
+    │   ├── CredentialsError        e-mail or password is wrong
+    │   ├── ForbiddenError          the role may not do this
+    │   ├── NotFoundError           no such thing, or another person's
+    │   ├── ConflictError           it changed since it was read, or its state does not allow this
+    │   ├── TooLargeError           a body is over the limit
+    │   ├── RateLimitedError        too often; `retry_after_s` says when again
+    │   ├── BusyError               too much to do; the same
+    │   └── ModelServerError        the model server cannot be reached, or did not answer
     └── NativeError                 the C++ core is missing, or lacks what was asked of it
 
 Every message says what happened and what to do about it.
@@ -103,3 +114,59 @@ class StepFailedError(EngineError):
 
 class NativeError(VivaceError):
     """The C++ core is missing, or lacks what was asked of it."""
+
+
+class SupportError(VivaceError):
+    """The customer-service application does not do this."""
+
+
+class InvalidError(SupportError):
+    """The request cannot be used as it stands."""
+
+
+class SignedOutError(SupportError):
+    """There is no session, or it has expired or was revoked."""
+
+
+class CredentialsError(SupportError):
+    """E-mail or password is wrong."""
+
+
+class ForbiddenError(SupportError):
+    """The role may not do this."""
+
+
+class NotFoundError(SupportError):
+    """There is no such thing, or it is another person's, which must look the same."""
+
+
+class ConflictError(SupportError):
+    """The thing changed since it was read, or its state does not allow this."""
+
+    def __init__(self, message: str, code: str = "conflict") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TooLargeError(SupportError):
+    """A body is over the limit."""
+
+
+class RateLimitedError(SupportError):
+    """Too often. `retry_after_s` says when again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BusyError(SupportError):
+    """Too much to do now."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelServerError(SupportError):
+    """The model server cannot be reached, refused, or did not finish its answer."""

@@ -24,7 +24,7 @@ from vivace.server.app import ServerConfig, listen
 pytestmark = pytest.mark.anyio
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
-STATIC = Path(__file__).parents[2] / "src/vivace/server/static"
+PACKAGE = Path(__file__).parents[2] / "src/vivace"
 
 
 async def test_the_page_and_its_parts_are_served(model: Model) -> None:
@@ -33,7 +33,7 @@ async def test_the_page_and_its_parts_are_served(model: Model) -> None:
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         parts = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
-        assert len(parts) == 4
+        assert len(parts) == 5
         for part in parts:
             response = await server.http.get(part)
             assert response.status_code == 200
@@ -46,7 +46,7 @@ async def test_the_page_may_load_nothing_from_elsewhere(model: Model) -> None:
         policy = page.headers["content-security-policy"]
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
-        for file in STATIC.iterdir():
+        for file in (*(PACKAGE / "pages").iterdir(), *(PACKAGE / "server/static").iterdir()):
             urls = re.findall(r"https?://[^\s\"']+", file.read_text(encoding="utf-8"))
             assert all(url == "http://www.w3.org/2000/svg" for url in urls)
         assert "<style" not in page.text

@@ -63,7 +63,8 @@ PAGE_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",
 }
-_STATIC = Path(__file__).parent / "static"
+_STATIC = (Path(__file__).parents[1] / "pages", Path(__file__).parent / "static")
+"""What all of vivace's pages share, and the chat page's own."""
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -177,7 +178,12 @@ def _warm_up(model: Model) -> None:
 
 
 def _page_routes() -> list[Route]:
-    files = {file.name: partial(_send_file, *_read_file(file)) for file in _STATIC.iterdir() if file.is_file()}
+    files = {
+        file.name: partial(_send_file, *_read_file(file))
+        for folder in _STATIC
+        for file in folder.iterdir()
+        if file.is_file()
+    }
     return [Route("/", files["index.html"]), *(Route(f"/static/{name}", send) for name, send in files.items())]
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed; 
 pytestmark = pytest.mark.browser
 
 READ = """async (cases) => {
-  const { readEvents } = await import("/static/stream.js");
+  const { readEvents } = await import("/static/events.js");
   const found = [];
   for (const pieces of cases) {
     const stream = new ReadableStream({ start(control) {
@@ -25,7 +25,7 @@ READ = """async (cases) => {
       control.close();
     } });
     const events = [];
-    for await (const event of readEvents(stream)) events.push(event);
+    for await (const { data } of readEvents(stream)) events.push(data);
     found.push(events);
   }
   return found;

@@ -2,12 +2,15 @@
 
 import { announceIn } from "./announcer.js";
 import { byId, make } from "./dom.js";
+import { button, fitHeight, onKeys } from "./hands.js";
+import { language, say, words } from "./language.js";
 import { setUpSettings } from "./settings.js";
 import { setUpSidebar } from "./sidebar.js";
-import { browserStorage, newConversation, openStore, readUsage, rename, settleTitle, toMessages } from "./store.js";
+import { browserStorage } from "./storage.js";
+import { newConversation, openStore, readUsage, rename, settleTitle, toMessages } from "./store.js";
 import { ChatError, listModels, streamChat } from "./stream.js";
-import { button, drawBoundary, drawQuestion, drawReply, fitHeight, onKeys } from "./view.js";
-import { language, say, words } from "./words.js";
+import { drawBoundary, drawQuestion, drawReply } from "./view.js";
+import "./words.js";
 
 const SAVE_EVERY_MS = 1000;
 const NOTICE_MS = 20_000;

@@ -1,10 +1,10 @@
 // What the reader has set: theme, language, and how the model is asked. The key to the server is forgotten with the tab.
 
+import { setUpLanguage, setUpTheme } from "./appearance.js";
 import { byId } from "./dom.js";
-import { browserStorage } from "./store.js";
-import { WORDS, language, say, setLanguage } from "./words.js";
+import { browserStorage, tryTo } from "./storage.js";
 
-const KEYS = { settings: "vivace.settings", theme: "vivace.theme", language: "vivace.language", key: "vivace.key" };
+const KEYS = { settings: "vivace.settings", key: "vivace.key" };
 const MAX_SYSTEM_CHARACTERS = 20_000;
 
 /** Gives `{ read, openAt }`. `read()` is `{ system, temperature, maxTokens, key }`, the last three null where not set. */
@@ -15,8 +15,8 @@ export function setUpSettings(translated) {
 
   fill(fields, parse(kept.getItem(KEYS.settings)));
   fields.key.value = forgotten.getItem(KEYS.key) ?? "";
-  setUpTheme(kept);
-  setUpLanguage(kept, translated);
+  setUpTheme();
+  setUpLanguage(translated);
 
   function read() {
     return {
@@ -65,40 +65,4 @@ function parse(entry) {
 
 function numberIn(field) {
   return field.value !== "" && field.checkValidity() ? field.valueAsNumber : null;
-}
-
-function tryTo(write) {
-  try {
-    write();
-  } catch {
-    // A full storage costs only that the setting is not remembered.
-  }
-}
-
-/** The switch turns to the other scheme. Where that is the system's own, the page follows the system again. */
-function setUpTheme(kept) {
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const root = document.documentElement;
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : prefersDark.matches);
-  const name = () => say(byId("theme"), isDark() ? "light" : "dark");
-
-  byId("theme").addEventListener("click", () => {
-    const dark = !isDark();
-    if (dark === prefersDark.matches) delete root.dataset.theme;
-    else root.dataset.theme = dark ? "dark" : "light";
-    tryTo(() => (root.dataset.theme ? kept.setItem(KEYS.theme, root.dataset.theme) : kept.removeItem(KEYS.theme)));
-    name();
-  });
-  prefersDark.addEventListener("change", name);
-  name();
-}
-
-function setUpLanguage(kept, translated) {
-  const chosen = kept.getItem(KEYS.language);
-  setLanguage(Object.hasOwn(WORDS, chosen) ? chosen : navigator.language.startsWith("zh") ? "zh" : "en");
-  byId("language").addEventListener("click", () => {
-    setLanguage(language() === "zh" ? "en" : "zh");
-    tryTo(() => kept.setItem(KEYS.language, language()));
-    translated();
-  });
 }

@@ -1,7 +1,7 @@
 // The list of conversations: choose, rename, delete. On a narrow screen it is a drawer over the page.
 
 import { byId, drawIcon, make } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./language.js";
 
 const NAME_CHARACTERS = 80;
 

@@ -98,25 +98,6 @@ export function openStore(storage) {
   return { list, save, remove, reread, find: (id) => kept.get(id) };
 }
 
-/** localStorage, or a stand-in that forgets when the browser gives none. */
-export function browserStorage(name = "localStorage") {
-  try {
-    const storage = globalThis[name];
-    storage.getItem("");
-    return storage;
-  } catch {
-    const entries = new Map();
-    return {
-      forgets: true,
-      get length() { return entries.size; },
-      key: (i) => [...entries.keys()][i] ?? null,
-      getItem: (key) => entries.get(key) ?? null,
-      setItem: (key, value) => entries.set(key, value),
-      removeItem: (key) => entries.delete(key),
-    };
-  }
-}
-
 function keysOf(storage) {
   return Array.from({ length: storage.length }, (_, i) => storage.key(i)).filter((key) => key?.startsWith(PREFIX));
 }

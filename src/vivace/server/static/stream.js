@@ -1,6 +1,6 @@
 // Asks the server, and reads its answer as it comes. Knows the API; knows no page, no storage, no language.
 
-const MAX_EVENT_CHARACTERS = 4_000_000;
+import { readEvents } from "./events.js";
 
 /**
  * Why there is no answer, or only part of one.
@@ -39,7 +39,7 @@ export async function* streamChat(request, { key, language, signal }) {
   });
   let finished = false;
   try {
-    for await (const data of readEvents(response.body)) {
+    for await (const { data } of readEvents(response.body)) {
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
       if (event.error) throw new ChatError("failed", String(event.error.message ?? ""));
@@ -57,29 +57,6 @@ export async function* streamChat(request, { key, language, signal }) {
     throw error instanceof ChatError ? error : new ChatError("broken");
   }
   if (!finished) throw new ChatError("broken");
-}
-
-/** The data of each server-sent event in a stream of bytes, whatever its line ends and however it was cut. */
-export async function* readEvents(stream) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      rest += value;
-      const held = rest.endsWith("\r") ? "\r" : ""; // its line feed may be on the way
-      const events = rest.slice(0, rest.length - held.length).replace(/\r\n?/g, "\n").split("\n\n");
-      rest = events.pop() + held;
-      if (rest.length > MAX_EVENT_CHARACTERS) throw new ChatError("broken");
-      for (const event of events) {
-        const lines = event.split("\n").filter((line) => line.startsWith("data:"));
-        if (lines.length > 0) yield lines.map((line) => line.slice(line[5] === " " ? 6 : 5)).join("\n");
-      }
-    }
-  } finally {
-    reader.cancel().catch(() => {}); // it may be closed already
-  }
 }
 
 function headersFor(key, language) {

@@ -2,15 +2,10 @@
 
 import { copyButton } from "./copy.js";
 import { make } from "./dom.js";
+import { button, fitHeight, onKeys } from "./hands.js";
 import { showProse } from "./prose.js";
-import { drawBar, drawParts, drawSeen, drawSummary, isWhole, spokenTimes } from "./timing.js";
-import { say } from "./words.js";
-
-export function button(key, onclick, kind = "plain") {
-  const node = make("button", { type: "button", class: kind, onclick });
-  say(node, key);
-  return node;
-}
+import { drawSeen, drawSummary, drawTimeline, isWhole, partsOf } from "./timing.js";
+import { say } from "./language.js";
 
 /** A question. `resend(text)` is called when its reader has edited it. Gives `{ element, edit }`. */
 export function drawQuestion(turn, resend) {
@@ -62,28 +57,6 @@ function drawEditor(text, finish) {
   return form;
 }
 
-/** Enter sends, Shift+Enter breaks the line, Escape leaves; and the box grows with what is in it. */
-export function onKeys(box, { send, leave }) {
-  box.addEventListener("input", () => fitHeight(box));
-  box.addEventListener("keydown", (event) => {
-    if (event.isComposing || event.keyCode === 229) return; // an input method's own Enter and Escape
-    if (event.key === "Enter" && !event.shiftKey) {
-      event.preventDefault();
-      send();
-    } else if (event.key === "Escape" && leave) {
-      event.stopPropagation();
-      leave();
-    }
-  });
-}
-
-/** For browsers that cannot size a box by its content themselves. */
-export function fitHeight(box) {
-  if (CSS.supports("field-sizing", "content")) return;
-  box.style.height = "auto";
-  box.style.height = `${box.scrollHeight + 2}px`;
-}
-
 /**
  * An answer, at whatever state. `hands` has `regenerate`, `canShorten`, `shorten`, `edit` and `enterKey`. Gives `{ element, update }`;
  * `update(firstTokenMs)` brings the nodes up to the turn, with the time the page itself saw if there is one.
@@ -130,11 +103,7 @@ function showTiming(place, turn, firstTokenMs) {
   const whole = isWhole(turn.usage);
   place.classList.toggle("whole", whole);
   if (whole) {
-    const { timing } = turn.usage;
-    place.replaceChildren(drawBar(timing), make("div", { class: "figures" }, drawSummary(turn.usage), drawParts(timing)));
-    place.tabIndex = 0;
-    place.setAttribute("role", "group");
-    say(place, "timeline", spokenTimes(timing), "label");
+    drawTimeline(place, partsOf(turn.usage.timing), drawSummary(turn.usage));
     return;
   }
   const summary = firstTokenMs === null ? make("div", { class: "summary" }, make("span", { class: "unit" })) : drawSeen(firstTokenMs);

@@ -1,5 +1,6 @@
-// The page's own words, in English and Chinese. A node that shows some remembers which, so that the language can be
-// changed at any time, in the middle of an answer too.
+// The chat page's own words, in English and Chinese, beside those that all pages share.
+
+import { addWords } from "./language.js";
 
 export const WORDS = {
   en: {
@@ -18,12 +19,7 @@ export const WORDS = {
     contextAll: "context of {all} tokens",
     conversation: "Conversation",
     conversations: "Conversations",
-    copied: "Copied",
-    copy: "Copy",
-    copyFailed: "Not copied",
     cut: "Cut short: the limit of tokens was reached.",
-    dark: "Use dark",
-    decode: "decode",
     delete: "Delete",
     deleted: "Deleted “{title}”.",
     done: "Done",
@@ -34,17 +30,13 @@ export const WORDS = {
     enterKey: "Enter the key",
     failed: "The server failed.",
     failedHint: "Try again; its log says more.",
-    firstToken: "first token",
-    flush: "flush",
     interrupted: "The page was left before the answer was whole.",
     keyAgain: "comes back to the message",
     keyBreak: "breaks the line",
     keyEdit: "edits the last message",
     keySend: "sends",
     keyStop: "stops an answer",
-    language: "中文",
     latest: "To the end",
-    light: "Use light",
     maxTokens: "Longest answer, in tokens",
     maxTokensHint: "Empty: as long as the context allows.",
     menu: "Conversations",
@@ -53,9 +45,6 @@ export const WORDS = {
     noKey: "The server wants an API key.",
     noKeyHint: "Enter the one it was started with, then try again.",
     placeholder: "Ask something",
-    prefill: "prefill",
-    preprocess: "preprocess",
-    queue: "queue",
     refused: "The server refused the question.",
     refusedHint: "Change it, or the settings, then try again.",
     regenerate: "Regenerate",
@@ -74,11 +63,9 @@ export const WORDS = {
     systemHint: "Sent before every conversation.",
     temperature: "Temperature",
     temperatureHint: "0 to 2. Empty: the model’s own.",
-    timeline: "Where the time went: preprocess {preprocess} ms, queue {queue} ms, prefill {prefill} ms, decode {decode} ms, flush {flush} ms",
     tooLong: "The conversation is longer than the model can take.",
     tooLongHint: "Leave out older messages, shorten this one, or start a new conversation.",
     tooLongAloneHint: "Shorten the message, then send it again.",
-    total: "total",
     tryAgain: "Try again",
     undo: "Undo",
     unreachable: "The server cannot be reached.",
@@ -102,12 +89,7 @@ export const WORDS = {
     contextAll: "上下文 {all} 个 token",
     conversation: "对话",
     conversations: "对话列表",
-    copied: "已复制",
-    copy: "复制",
-    copyFailed: "未能复制",
     cut: "回答被截断：已达到 token 上限。",
-    dark: "深色",
-    decode: "解码",
     delete: "删除",
     deleted: "已删除“{title}”。",
     done: "完成",
@@ -118,17 +100,13 @@ export const WORDS = {
     enterKey: "输入密钥",
     failed: "服务器出错了。",
     failedHint: "请重试；详情见服务器日志。",
-    firstToken: "首个 token",
-    flush: "发送",
     interrupted: "回答尚未完成，页面就被关闭了。",
     keyAgain: "回到输入框",
     keyBreak: "换行",
     keyEdit: "编辑上一条消息",
     keySend: "发送",
     keyStop: "停止回答",
-    language: "English",
     latest: "回到末尾",
-    light: "浅色",
     maxTokens: "回答的最大 token 数",
     maxTokensHint: "留空：上下文允许的最大长度。",
     menu: "对话列表",
@@ -137,9 +115,6 @@ export const WORDS = {
     noKey: "服务器需要 API 密钥。",
     noKeyHint: "请输入启动服务器时设定的密钥，然后重试。",
     placeholder: "请输入问题",
-    prefill: "预填充",
-    preprocess: "预处理",
-    queue: "排队",
     refused: "服务器拒绝了这个问题。",
     refusedHint: "请修改问题或设置，然后重试。",
     regenerate: "重新生成",
@@ -158,11 +133,9 @@ export const WORDS = {
     systemHint: "在每次对话之前发送。",
     temperature: "温度",
     temperatureHint: "0 到 2。留空：使用模型的默认值。",
-    timeline: "时间分布：预处理 {preprocess} 毫秒，排队 {queue} 毫秒，预填充 {prefill} 毫秒，解码 {decode} 毫秒，发送 {flush} 毫秒",
     tooLong: "对话超出了模型能处理的长度。",
     tooLongHint: "请略去较早的消息、缩短这一条，或开始新对话。",
     tooLongAloneHint: "请缩短这条消息，然后重新发送。",
-    total: "总计",
     tryAgain: "重试",
     undo: "撤销",
     unreachable: "无法连接服务器。",
@@ -172,41 +145,4 @@ export const WORDS = {
   },
 };
 
-const TARGETS = {
-  text: (node, words) => { node.textContent = words; },
-  label: (node, words) => node.setAttribute("aria-label", words),
-  title: (node, words) => node.setAttribute("title", words),
-  placeholder: (node, words) => node.setAttribute("placeholder", words),
-};
-const values = new WeakMap();
-
-/** The language of the page now: `en` or `zh`. */
-export const language = () => (document.documentElement.lang.startsWith("zh") ? "zh" : "en");
-
-/** The words for `key`, with `{name}` replaced from `filling`. Raises on a key there is none of. */
-export function words(key, filling = {}) {
-  const found = WORDS[language()][key];
-  if (found === undefined) throw new Error(`There are no words for "${key}".`);
-  return found.replace(/\{(\w+)\}/g, (_, name) => String(filling[name]));
-}
-
-/** Makes a node show words, as its text or as its `label`, `title` or `placeholder`, in whatever language comes. */
-export function say(node, key, filling = {}, target = "text") {
-  node.dataset[target] = key;
-  values.set(node, { ...values.get(node), [target]: filling });
-  TARGETS[target](node, words(key, filling));
-}
-
-/** Turns the page, or a part of it, to its language. */
-export function translate(root = document.documentElement) {
-  for (const target of Object.keys(TARGETS)) {
-    for (const node of root.querySelectorAll(`[data-${target}]`)) {
-      say(node, node.dataset[target], values.get(node)?.[target], target);
-    }
-  }
-}
-
-export function setLanguage(chosen) {
-  document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
-  translate();
-}
+addWords(WORDS);

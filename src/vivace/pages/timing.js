@@ -1,16 +1,19 @@
-// Where one answer's time went, as a thin bar and a few numerals. Knows only a usage; see store.js for its shape.
+// Where one answer's time went, as a thin bar and a few numerals. A part is `[name, ms]`: the name is a key of words and the
+// class of its mark.
 
 import { make } from "./dom.js";
-import { say } from "./words.js";
+import { say, words } from "./language.js";
 
-export const PARTS = ["preprocess", "queue", "prefill", "decode", "flush"];
+const PARTS = ["preprocess", "queue", "prefill", "decode", "flush"];
+
+/** The parts of a server's timing. */
+export const partsOf = (timing) => PARTS.map((part) => [part, timing[`${part}_ms`]]);
 
 /** A bar split in proportion to the parts that took any time. */
-export function drawBar(timing) {
-  const parts = PARTS.filter((part) => timing[`${part}_ms`] > 0);
-  return make("div", { class: "bar", "aria-hidden": "true" }, ...parts.map((part) => {
-    const piece = make("span", { class: part });
-    piece.style.flexGrow = String(timing[`${part}_ms`]);
+export function drawBar(parts) {
+  return make("div", { class: "bar", "aria-hidden": "true" }, ...parts.filter(([, ms]) => ms > 0).map(([name, ms]) => {
+    const piece = make("span", { class: name });
+    piece.style.flexGrow = String(ms);
     return piece;
   }));
 }
@@ -24,7 +27,8 @@ function drawNumber(value, unit, digits = value < 10 ? 1 : 0) {
   return [make("span", { class: "number" }, value.toFixed(digits)), make("span", { class: "unit" }, `\u2009${unit}`)];
 }
 
-function figure(label, ...figures) {
+/** A figure after its name, a key of words or null. */
+export function figure(label, ...figures) {
   const name = make("span", { class: "unit" });
   if (label) say(name, label);
   return make("span", { class: "figure" }, ...(label ? [name, " "] : []), ...figures);
@@ -46,17 +50,22 @@ export function drawSeen(firstTokenMs) {
 }
 
 /** Each part with the bar's own mark beside it. */
-export function drawParts(timing) {
-  return make("div", { class: "parts", "aria-hidden": "true" }, ...PARTS.map((part) => {
-    const piece = figure(part, ...drawTime(timing[`${part}_ms`]));
-    piece.prepend(make("span", { class: `key ${part}` }));
+export function drawParts(parts) {
+  return make("div", { class: "parts", "aria-hidden": "true" }, ...parts.map(([name, ms]) => {
+    const piece = figure(name, ...drawTime(ms));
+    piece.prepend(make("span", { class: `key ${name}` }));
     return piece;
   }));
 }
 
-/** The values of the sentence that a screen reader says in place of the bar. */
-export function spokenTimes(timing) {
-  return Object.fromEntries(PARTS.map((part) => [part, timing[`${part}_ms`].toFixed(1)]));
+/** Bar, `summary` and parts in `place`: the parts take the summary's place on hover and focus, and are said to a screen reader. */
+export function drawTimeline(place, parts, summary) {
+  place.classList.add("whole");
+  place.replaceChildren(drawBar(parts), make("div", { class: "figures" }, summary, drawParts(parts)));
+  place.tabIndex = 0;
+  place.setAttribute("role", "group");
+  const spoken = () => parts.map(([name, ms]) => words("partTook", { name: () => words(name), ms: ms.toFixed(1) })).join(", ");
+  say(place, "timeline", { parts: spoken }, "label");
 }
 
 /** Whether a usage has all the times there are. */

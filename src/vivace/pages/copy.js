@@ -1,7 +1,7 @@
 // A button that copies a text, and says that it has.
 
 import { make } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./language.js";
 
 const CONFIRM_MS = 1600;
 

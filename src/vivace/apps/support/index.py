@@ -1,0 +1,393 @@
+"""Search over passages: BM25 of SQLite's FTS5 beside TF-IDF→SVD vectors, fused by reciprocal rank.
+
+One file, a cache derived from the articles: it can be deleted and rebuilt. It does not know where articles come from,
+nor what is done with a hit.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vivace.apps.support.passages import Passage
+from vivace.apps.support.vectors import TenantVectors, VectorSpace
+from vivace.apps.support.words import content_words, has_chinese, split_words
+from vivace.errors import ConfigError, DataError
+
+SCHEMA_VERSION = 1
+RANK_OFFSET = 60
+"""k of reciprocal rank fusion, 1 / (k + rank): Cormack, Clarke, Buettcher, SIGIR 2009."""
+
+COLUMN_WEIGHTS = (2.0, 2.0, 1.0)
+"""Of title, heading and text in BM25."""
+
+CANDIDATES = 50
+"""Taken of each list before they are fused."""
+
+ROWS_SCORED = 4_000
+"""Rows that BM25 is worked out for, about: a question's commonest words are left out where there are more."""
+
+MAX_QUERY_WORDS = 48
+ROWS_A_TENANT = 1 << 32
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tenants (
+    number INTEGER PRIMARY KEY, tenant TEXT NOT NULL UNIQUE, next_row INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0, changed INTEGER NOT NULL DEFAULT 0, space BLOB
+);
+CREATE TABLE IF NOT EXISTS passages (
+    row INTEGER PRIMARY KEY, tenant TEXT NOT NULL, article_id TEXT NOT NULL, version INTEGER NOT NULL,
+    position INTEGER NOT NULL, title TEXT NOT NULL, heading TEXT NOT NULL, text TEXT NOT NULL, vector BLOB
+);
+CREATE INDEX IF NOT EXISTS passages_by_article ON passages (tenant, article_id);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (title, heading, text, tokenize = "unicode61 remove_diacritics 0");
+CREATE VIRTUAL TABLE IF NOT EXISTS word_counts USING fts5vocab (words, 'row');
+CREATE VIRTUAL TABLE IF NOT EXISTS trigrams USING fts5 (title, heading, text, tokenize = "trigram");
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ArticlePassages:
+    """One article as the index takes it."""
+
+    article_id: str
+    version: int
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found. `rank` counts from 1. `score`, from 0 to 1, says how much of what the question asks about stands in
+    the passage, whatever its rank: rare words count more, words that the tenant's articles never use count most."""
+
+    passage_id: int
+    article_id: str
+    version: int
+    title: str
+    heading: str
+    text: str
+    score: float
+    rank: int
+
+
+class PassageIndex:
+    """The index of all tenants' articles in one SQLite file. Safe to share between threads; other processes may read
+    and write the same file.
+
+    A search sees its tenant's passages only: rows of a tenant have numbers of a range of its own, which every query is
+    bounded to, and the tenant's name is compared in SQL where rows are read. How often a word occurs, which weighs in
+    BM25, is counted over the whole file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the file, or make it. Raises `ConfigError` where it is no index of this version."""
+        self._path = str(path)
+        self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self._vectors: dict[str, tuple[int, TenantVectors]] = {}
+        self._closed = False
+        self._writer = self._connect()
+        try:
+            self._prepare()
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
+        connection.execute("PRAGMA busy_timeout = 30000")
+        return connection
+
+    def _prepare(self) -> None:
+        try:
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = NORMAL")
+            version = int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(
+                f"{self._path} cannot be used as an index ({error}): delete it, it is rebuilt from the articles"
+            ) from error
+        if version not in (0, SCHEMA_VERSION):
+            raise ConfigError(
+                f"{self._path} is an index of version {version}, not {SCHEMA_VERSION}: delete it, it is rebuilt"
+            )
+        self._writer.executescript(_SCHEMA)
+        self._writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the file. Searches under way end first only if their threads were joined."""
+        self._closed = True
+        self._writer.close()
+        while not self._readers.empty():
+            self._readers.get().close()
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        if self._closed:
+            raise ConfigError("the index is closed: open it again")
+        try:
+            connection = self._readers.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+            self._readers.put(connection)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing:
+            if self._closed:
+                raise ConfigError("the index is closed: open it again")
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def replace(self, tenant: str, article_id: str, version: int, passages: Sequence[Passage]) -> None:
+        """Put an article's passages in the place of those it had, all at once for any search."""
+        with self._transaction() as connection:
+            number = _number_of(connection, tenant)
+            removed = _delete(connection, tenant, article_id)
+            space = _load_space(connection, number)
+            _insert(connection, tenant, number, ArticlePassages(article_id, version, tuple(passages)), space)
+            _note_change(connection, tenant, number, removed + len(passages))
+
+    def remove(self, tenant: str, article_id: str) -> bool:
+        """Take an article out; whether there was one."""
+        with self._transaction() as connection:
+            removed = _delete(connection, tenant, article_id)
+            if removed:
+                _note_change(connection, tenant, _number_of(connection, tenant), removed)
+        return removed > 0
+
+    def rebuild(self, tenant: str, articles: Iterable[ArticlePassages]) -> None:
+        """Put these articles in the place of everything the tenant had, and fit its vectors once."""
+        with self._transaction() as connection:
+            number = _number_of(connection, tenant)
+            _delete_all(connection, tenant, number)
+            for article in articles:
+                _insert(connection, tenant, number, article, None)
+            _fit(connection, tenant, number)
+
+    def versions(self, tenant: str) -> dict[str, int]:
+        """The version of every article that the index holds of a tenant."""
+        with self._reader() as connection:
+            rows = connection.execute("SELECT DISTINCT article_id, version FROM passages WHERE tenant = ?", (tenant,))
+            return {str(article): int(version) for article, version in rows}
+
+    def search(self, tenant: str, query: str, limit: int = 5) -> list[Hit]:
+        """The passages that fit a question best, the best first; none where not a word of it occurs.
+
+        The question is data: no character of it is query syntax.
+        """
+        if limit < 1:
+            raise DataError(f"a search returns at least one passage, not {limit}: raise the limit")
+        words = list(dict.fromkeys(content_words(query) or split_words(query)))[:MAX_QUERY_WORDS]
+        if not words:
+            return []
+        with self._reader() as connection:
+            row = connection.execute("SELECT number, generation FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
+            if row is None:
+                return []
+            number, generation = int(row[0]), int(row[1])
+            vectors = self._vectors_of(connection, tenant, number, generation)
+            lists = [_rank_by_words(connection, number, words)]
+            if has_chinese(query):
+                lists.append(_rank_by_trigrams(connection, number, query))
+            lists.append(vectors.rank(words, CANDIDATES))
+            rows = fuse(lists)[:limit]
+            return _read_hits(connection, tenant, rows, vectors.space, words)
+
+    def _vectors_of(self, connection: sqlite3.Connection, tenant: str, number: int, generation: int) -> TenantVectors:
+        known = self._vectors.get(tenant)
+        if known is None or known[0] != generation:
+            space = _load_space(connection, number)
+            vectors = TenantVectors.read(
+                space,
+                connection.execute(
+                    "SELECT row, vector FROM passages WHERE tenant = ? AND vector IS NOT NULL", (tenant,)
+                ),
+            )
+            known = self._vectors[tenant] = (generation, vectors)
+        return known[1]
+
+
+def fuse(lists: Iterable[Sequence[int]], offset: int = RANK_OFFSET) -> list[int]:
+    """Rows by the sum of 1 / (offset + rank) over the lists they stand in; equal sums by row."""
+    sums: dict[int, float] = {}
+    for rows in lists:
+        for rank, row in enumerate(rows, 1):
+            sums[row] = sums.get(row, 0.0) + 1 / (offset + rank)
+    return sorted(sums, key=lambda row: (-sums[row], row))
+
+
+def quote(word: str) -> str:
+    """A word as an FTS5 string: whatever it holds, it is text."""
+    return '"' + word.replace('"', '""') + '"'
+
+
+def _rank_by_words(connection: sqlite3.Connection, number: int, words: Sequence[str]) -> list[int]:
+    counts = _count_rows(connection, words)
+    known = sorted((word for word in words if counts.get(word)), key=counts.__getitem__)
+    if not known:
+        return []
+    chosen, rows = [], 0
+    for word in known:
+        rows += counts[word]
+        if chosen and rows > ROWS_SCORED:
+            break
+        chosen.append(word)
+    match = " OR ".join(map(quote, chosen))
+    if counts[chosen[0]] > ROWS_SCORED and len(known) > 1:
+        match = f"{quote(known[0])} AND ({' OR '.join(map(quote, known[1:4]))})"
+    return _rank(connection, "words", number, match)
+
+
+def _count_rows(connection: sqlite3.Connection, words: Sequence[str]) -> dict[str, int]:
+    """In how many passages each word occurs, over all tenants."""
+    marks = ", ".join("?" * len(words))
+    rows = connection.execute(f"SELECT term, doc FROM word_counts WHERE term IN ({marks})", tuple(words))
+    return {str(term): int(count) for term, count in rows}
+
+
+def _rank_by_trigrams(connection: sqlite3.Connection, number: int, query: str) -> list[int]:
+    text = "".join(query.split()).lower()
+    pieces = [text[at : at + 3] for at in range(len(text) - 2)]
+    pieces = [piece for piece in dict.fromkeys(pieces) if has_chinese(piece)][:MAX_QUERY_WORDS]
+    return _rank(connection, "trigrams", number, " OR ".join(map(quote, pieces))) if pieces else []
+
+
+def _rank(connection: sqlite3.Connection, table: str, number: int, match: str) -> list[int]:
+    """Rows of one tenant by BM25. `table` is one of ours, `match` made of quoted words."""
+    weights = ", ".join(map(str, COLUMN_WEIGHTS))
+    rows = connection.execute(
+        f"SELECT rowid FROM {table} WHERE {table} MATCH ? AND rowid BETWEEN ? AND ? AND rank MATCH 'bm25({weights})'"
+        " ORDER BY rank LIMIT ?",
+        (match, number * ROWS_A_TENANT, (number + 1) * ROWS_A_TENANT - 1, CANDIDATES),
+    )
+    return [int(row) for (row,) in rows]
+
+
+def _read_hits(
+    connection: sqlite3.Connection, tenant: str, rows: Sequence[int], space: VectorSpace | None, words: Sequence[str]
+) -> list[Hit]:
+    marks = ", ".join("?" * len(rows))
+    found = connection.execute(
+        f"SELECT row, article_id, version, title, heading, text FROM passages WHERE tenant = ? AND row IN ({marks})",
+        (tenant, *rows),
+    )
+    by_row = {int(row[0]): row for row in found}
+    weights = space.weights(words) if space else [1.0] * len(words)
+    hits = []
+    for row in rows:
+        if row not in by_row:
+            continue
+        _, article, version, title, heading, text = by_row[row]
+        score = _coverage(words, weights, f"{title}\n{heading}\n{text}")
+        hits.append(Hit(row, str(article), int(version), str(title), str(heading), str(text), score, len(hits) + 1))
+    return hits
+
+
+def _coverage(words: Sequence[str], weights: Sequence[float], text: str) -> float:
+    present = set(split_words(text))
+    return sum(weight for word, weight in zip(words, weights, strict=True) if word in present) / sum(weights)
+
+
+def _number_of(connection: sqlite3.Connection, tenant: str) -> int:
+    connection.execute("INSERT INTO tenants (tenant, next_row) VALUES (?, 0) ON CONFLICT DO NOTHING", (tenant,))
+    return int(connection.execute("SELECT number FROM tenants WHERE tenant = ?", (tenant,)).fetchone()[0])
+
+
+def _delete(connection: sqlite3.Connection, tenant: str, article_id: str) -> int:
+    rows = connection.execute(
+        "DELETE FROM passages WHERE tenant = ? AND article_id = ? RETURNING row", (tenant, article_id)
+    ).fetchall()
+    for table in ("words", "trigrams"):
+        connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)
+    return len(rows)
+
+
+def _delete_all(connection: sqlite3.Connection, tenant: str, number: int) -> None:
+    bounds = (number * ROWS_A_TENANT, (number + 1) * ROWS_A_TENANT - 1)
+    for table in ("words", "trigrams"):
+        connection.execute(f"DELETE FROM {table} WHERE rowid BETWEEN ? AND ?", bounds)
+    connection.execute("DELETE FROM passages WHERE tenant = ?", (tenant,))
+
+
+def _insert(
+    connection: sqlite3.Connection, tenant: str, number: int, article: ArticlePassages, space: VectorSpace | None
+) -> None:
+    first = connection.execute(
+        "UPDATE tenants SET next_row = next_row + ? WHERE number = ? RETURNING next_row - ?",
+        (len(article.passages), number, len(article.passages)),
+    ).fetchone()[0]
+    rows = [number * ROWS_A_TENANT + first + at for at in range(len(article.passages))]
+    texts = [f"{passage.title}\n{passage.heading}\n{passage.text}" for passage in article.passages]
+    vectors = (
+        [vector.tobytes() for vector in space.project(map(split_words, texts))]
+        if space and texts
+        else [None] * len(texts)
+    )
+    connection.executemany(
+        "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (row, tenant, article.article_id, article.version, at, passage.title, passage.heading, passage.text, vector)
+            for at, (row, passage, vector) in enumerate(zip(rows, article.passages, vectors, strict=True))
+        ],
+    )
+    fields = [
+        (row, passage.title, passage.heading, passage.text) for row, passage in zip(rows, article.passages, strict=True)
+    ]
+    connection.executemany(
+        "INSERT INTO words (rowid, title, heading, text) VALUES (?, ?, ?, ?)",
+        [(row, *(" ".join(split_words(field)) for field in rest)) for row, *rest in fields],
+    )
+    connection.executemany(
+        "INSERT INTO trigrams (rowid, title, heading, text) VALUES (?, ?, ?, ?)",
+        [row for row in fields if has_chinese("".join(map(str, row[1:])))],
+    )
+
+
+def _note_change(connection: sqlite3.Connection, tenant: str, number: int, passages: int) -> None:
+    """A new generation; and new vectors once a fifth of what they were fitted on has changed."""
+    changed = connection.execute(
+        "UPDATE tenants SET generation = generation + 1, changed = changed + ? WHERE number = ? RETURNING changed",
+        (passages, number),
+    ).fetchone()[0]
+    count = connection.execute("SELECT count(*) FROM passages WHERE tenant = ?", (tenant,)).fetchone()[0]
+    if changed * 5 >= count:
+        _fit(connection, tenant, number)
+
+
+def _fit(connection: sqlite3.Connection, tenant: str, number: int) -> None:
+    rows = connection.execute(
+        "SELECT row, title, heading, text FROM passages WHERE tenant = ? ORDER BY row", (tenant,)
+    ).fetchall()
+    words = [split_words(f"{title}\n{heading}\n{text}") for _, title, heading, text in rows]
+    space, vectors = VectorSpace.fit(words) if rows else (None, np.zeros((0, 0), np.float32))
+    connection.executemany(
+        "UPDATE passages SET vector = ? WHERE row = ?",
+        [(vector.tobytes(), row[0]) for row, vector in zip(rows, vectors, strict=True)],
+    )
+    connection.execute(
+        "UPDATE tenants SET space = ?, changed = 0, generation = generation + 1 WHERE number = ?",
+        (space.dump() if space else None, number),
+    )
+
+
+def _load_space(connection: sqlite3.Connection, number: int) -> VectorSpace | None:
+    blob = connection.execute("SELECT space FROM tenants WHERE number = ?", (number,)).fetchone()[0]
+    return VectorSpace.load(blob) if blob else None

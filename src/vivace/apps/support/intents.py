@@ -1,0 +1,198 @@
+"""What a customer wants, learned from the operator's own examples: TF-IDF of characters and words, logistic regression.
+
+"Unknown" is an answer. It does not know what is done about an intent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from vivace.apps.support.words import fold, split_words
+from vivace.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+
+MAX_CHARACTERS = 2_000
+"""Of a message that are read; what a customer wants stands in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a customer wrote, and what was meant; None: none of the operator's intents."""
+
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IntentSettings:
+    """How intents are learned. Raises `DataError` when a value is out of its range."""
+
+    held_out: float = 0.2
+    """Share of each intent's examples, and of the intents, set aside to choose threshold and margin on."""
+    known_weight: float = 0.5
+    """What a known question put right is worth, beside an unknown one told as such: from 0 to 1."""
+    inverse_penalty: float = 30.0
+    """C of the logistic regression."""
+    max_features: int = 60_000
+    """Of characters, and of words."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out <= 0.5:
+            raise DataError(f"held_out is a share above 0 and at most 0.5, not {self.held_out}")
+        if not 0 < self.known_weight < 1:
+            raise DataError(f"known_weight lies between 0 and 1, not at {self.known_weight}")
+        if self.inverse_penalty <= 0 or self.max_features < 1:
+            raise DataError("inverse_penalty and max_features are above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """`label` is None where the question is unlike every intent. `score`, from 0 to 1, is the geometric mean of the
+    likeliest intent's probability and of the likeness to the nearest example; `margin` is the distance of the two best
+    probabilities."""
+
+    label: str | None
+    score: float
+    margin: float
+
+
+class IntentModel:
+    """Reads texts; holds no text but the examples' features. Safe to share between threads, as nothing changes."""
+
+    def __init__(self, classifier: _Classifier, threshold: float, margin: float) -> None:
+        self.labels: tuple[str, ...] = classifier.labels
+        self.threshold = threshold
+        self.margin = margin
+        self._classifier = classifier
+
+    def classify(self, text: str) -> Intent:
+        """The intent of one message, or unknown. An empty message is unknown."""
+        return self.classify_all([text])[0]
+
+    def classify_all(self, texts: Sequence[str]) -> list[Intent]:
+        """As `classify`, many at once."""
+        if not texts:
+            return []
+        best, scores, margins = self._classifier.judge(texts)
+        return [
+            Intent(
+                self.labels[at] if score >= self.threshold and margin >= self.margin else None,
+                float(score),
+                float(margin),
+            )
+            for at, score, margin in zip(best, scores, margins, strict=True)
+        ]
+
+
+def train_intents(examples: Sequence[Example], settings: IntentSettings | None = None) -> IntentModel:
+    """A model of the examples' intents.
+
+    Threshold and margin are chosen on questions that a first model has not seen: some of each intent's own, and as
+    unknown ones those of intents that it was not taught, beside the examples whose label is None. The model that
+    answers is then taught all of them. Raises `DataError` for fewer than two intents or an intent of one example.
+    """
+    settings = settings or IntentSettings()
+    known = list(dict.fromkeys(example for example in examples if example.label is not None and example.text.strip()))
+    unknown = list(dict.fromkeys(example for example in examples if example.label is None and example.text.strip()))
+    _check_examples(known)
+    threshold, margin = _choose_rejection(known, unknown, settings)
+    return IntentModel(_Classifier(known, settings), threshold, margin)
+
+
+def _check_examples(known: Sequence[Example]) -> None:
+    counts: dict[str, int] = defaultdict(int)
+    for example in known:
+        counts[str(example.label)] += 1
+    if len(counts) < 2:
+        raise DataError(f"{len(counts)} intent with examples: give two or more, or there is nothing to tell apart")
+    lonely = [label for label, count in counts.items() if count < 2]
+    if lonely:
+        raise DataError(f"the intent {lonely[0]!r} has one example: give at least two, better twelve")
+
+
+class _Classifier:
+    """Features and a logistic regression over them."""
+
+    def __init__(self, examples: Sequence[Example], settings: IntentSettings) -> None:
+        self._vectorizers = [
+            TfidfVectorizer(
+                preprocessor=_prepare, analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True,
+                max_features=settings.max_features, dtype=np.float32,
+            ),
+            TfidfVectorizer(
+                analyzer=_words_and_pairs, sublinear_tf=True, max_features=settings.max_features, dtype=np.float32
+            ),
+        ]  # fmt: skip
+        texts = [example.text for example in examples]
+        self._examples = sparse.hstack([vectorizer.fit_transform(texts) for vectorizer in self._vectorizers]).tocsr()
+        self._regression = LogisticRegression(C=settings.inverse_penalty, max_iter=200, tol=1e-3)
+        self._regression.fit(self._examples, [example.label for example in examples])
+        self.labels = tuple(str(label) for label in self._regression.classes_)
+        self._columns = self._examples.T.tocsr()
+
+    def judge(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+        """Of each text: the best label's place, its score and its margin."""
+        features = sparse.hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers]).tocsr()
+        probabilities = self._regression.predict_proba(features)
+        second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+        likeness = (features @ self._columns).max(axis=1).toarray().ravel() / len(self._vectorizers)
+        return probabilities.argmax(axis=1), np.sqrt(first * likeness.clip(0, 1)), first - second
+
+
+def _prepare(text: str) -> str:
+    return fold(text[:MAX_CHARACTERS])
+
+
+def _words_and_pairs(text: str) -> list[str]:
+    words = split_words(text[:MAX_CHARACTERS])
+    return words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+
+
+def _choose_rejection(known: list[Example], unknown: list[Example], settings: IntentSettings) -> tuple[float, float]:
+    """Threshold and margin for which most held-out known questions are put right and most unknown ones rejected."""
+    chance = random.Random(settings.seed)
+    by_label: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(known, key=lambda example: (str(example.label), example.text)):
+        by_label[str(example.label)].append(example)
+    left_out = chance.sample(sorted(by_label), int(settings.held_out * len(by_label))) if len(by_label) > 3 else []
+    taught: list[Example] = []
+    asked: list[Example] = []
+    for label, own in by_label.items():
+        chance.shuffle(own)
+        kept = max(1, round(len(own) * settings.held_out))
+        if label in left_out:
+            asked += [Example(example.text, None) for example in own[: 2 * kept]]
+        else:
+            asked += own[:kept]
+            taught += own[kept:]
+    asked += unknown
+    classifier = _Classifier(taught, settings)
+    best, scores, margins = classifier.judge([example.text for example in asked])
+    truth = [classifier.labels.index(example.label) if example.label is not None else -1 for example in asked]
+    return _best_bounds(np.array(truth), best, scores, margins, settings.known_weight)
+
+
+def _best_bounds(truth: Any, best: Any, scores: Floats, margins: Floats, known_weight: float) -> tuple[float, float]:
+    """The pair of bounds with the most weight of right decisions, over a grid of the scores that occur."""
+    is_known, is_right = truth >= 0, truth == best
+    weights = np.where(is_known, known_weight / max(1, is_known.sum()), (1 - known_weight) / max(1, (~is_known).sum()))
+    found = (-1.0, 0.0, 0.0)
+    for threshold in np.unique(np.quantile(scores, np.linspace(0, 1, 101))):
+        for margin in (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+            accepted = (scores >= threshold) & (margins >= margin)
+            value = float(weights[np.where(is_known, accepted & is_right, ~accepted)].sum())
+            if value > found[0] + 1e-12:
+                found = (value, float(threshold), margin)
+    return found[1], found[2]
