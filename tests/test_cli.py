@@ -14,7 +14,8 @@ from click import Choice
 from click.testing import CliRunner, Result
 
 import vivace
-from vivace.cli import _write, main
+from vivace.cli import main
+from vivace.cli_output import write
 from vivace.llm import load
 from vivace.runners.native import QUANTIZE
 
@@ -267,7 +268,7 @@ def test_a_terminal_that_cannot_show_a_character_shows_a_question_mark(unshowabl
 def test_each_piece_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "utf-8"))
-    _write("a piece")
+    write("a piece")
     assert shown.getvalue() == b"a piece"
 
 
@@ -419,7 +420,7 @@ from vivace import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 def interrupt(text):
     os.kill(os.getpid(), {int(signal.SIGINT)})
-cli._write = interrupt
+cli.write = interrupt
 cli.main()
 """
 
@@ -434,6 +435,6 @@ def test_reports_come_as_text_for_people_and_as_one_json_object(command: list[st
 
 
 def test_every_format_of_the_runner_can_be_asked_for() -> None:
-    option = next(option for option in main.commands["serve"].params if option.name == "quantize")
+    option = next(option for option in main.commands["generate"].params if option.name == "quantize")
     assert isinstance(option.type, Choice)
     assert tuple(option.type.choices) == QUANTIZE
