@@ -33,11 +33,6 @@ LOSS_SHARE = 0.015
 """Of all step time that may be lost to proposals that were wrong."""
 _MARGIN = 1.03
 """How much better than without proposals the expected rate must be."""
-_RESERVE_STEPS = 8
-"""The account holds at most the time of this many steps."""
-_RESERVE_STEPS_COMPUTED = 64
-"""Where proposals are computed. It begins full then, since a draft must read a prompt before it can propose anything;
-what it gains has to pay for the next prompt that it reads."""
 _PROBE_EVERY = 16
 """Where nothing could pay even if all were right, proposals are asked for only at every so manieth step."""
 _PROBE_SEQUENCES = 4
@@ -48,12 +43,6 @@ _PAUSE_MS_PER_SEQUENCE = 0.5
 matter where a step takes one millisecond."""
 _LONGER_EVERY = 16
 """Of the times that a draft is asked, one is for a token more than seems best, so that its time becomes known."""
-_PLAIN_EVERY = 64
-"""After this many steps in a row with proposals comes one without, so that its time stays known."""
-_PLAIN_EVERY_COMPUTED = 16
-_PLAIN_FIRST_COMPUTED = 8
-"""Where proposals are computed, they are a choice between two ways to compute the same: it is looked at more often, and
-not made before so many steps without."""
 _RECONSIDER_EVERY = 32
 """Predictions are made anew after this many steps."""
 _MEMORY = 48
@@ -64,6 +53,25 @@ _MIN_CHUNK = 16
 """Prompt tokens in a step from which on its time tells what one token more costs."""
 _SEQUENCE_PRIOR = 3.0
 """A new sequence counts as if the rate of all had been seen on this many of its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What differs by whether proposals are found or computed."""
+
+    reserve_steps: int
+    """The account holds at most the time of this many steps."""
+    begins_full: bool
+    plain_first: int
+    """Steps without proposals before the first with them."""
+    plain_every: int
+    """After this many steps in a row with proposals comes one without, so that its time stays known."""
+
+
+_FOUND = Terms(reserve_steps=8, begins_full=False, plain_first=1, plain_every=64)
+_COMPUTED = Terms(reserve_steps=64, begins_full=True, plain_first=8, plain_every=16)
+"""A draft must read a prompt before it can propose anything, and what it gains has to pay for the next prompt. It is a
+choice between two ways to compute the same, so both are looked at more often."""
 
 
 class Mean:
@@ -197,10 +205,8 @@ class Speculator:
         """Most tokens for one sequence and step."""
         self.times = StepTimes()
         self._account_ms = 0.0
-        self._reserve_steps = _RESERVE_STEPS_COMPUTED if proposer.computes else _RESERVE_STEPS
-        self._plain_every = _PLAIN_EVERY_COMPUTED if proposer.computes else _PLAIN_EVERY
-        self._plain_first = _PLAIN_FIRST_COMPUTED if proposer.computes else 1
-        self._is_opened = not proposer.computes
+        self._terms = _COMPUTED if proposer.computes else _FOUND
+        self._is_opened = not self._terms.begins_full
         """Whether the account has had what it begins with."""
         self._steps = 0
         self._predicted: dict[tuple[int, int], float] = {}
@@ -221,8 +227,10 @@ class Speculator:
         if self._steps % _RECONSIDER_EVERY == 0:
             self._predicted.clear()
             self._hopes.clear()
-        plain = self.times.plain(sequences, self._plain_first)
-        if plain is None or self._account_ms <= 0 or self._pause_ms > 0 or self._since_plain >= self._plain_every:
+        plain = self.times.plain(sequences, self._terms.plain_first)
+        if plain is None or self._account_ms <= 0 or self._pause_ms > 0:
+            return ()
+        if self._since_plain >= self._terms.plain_every:
             return ()
         hope = self._hopes.get(sequences)
         if hope is None:
@@ -249,7 +257,8 @@ class Speculator:
             if expected / ms > most:
                 best, most = depth, expected / ms
         if best:
-            return min(best + (self._steps % _LONGER_EVERY == 0), self.max_proposed)
+            longer = spare_ms == math.inf and self._steps % _LONGER_EVERY == 0
+            return min(best + longer, self.max_proposed)
         tried = 1 + self._steps % self.max_proposed
         affordable = self._account_ms >= self._predict(sequences, plain, tried * sequences) - plain
         return tried if affordable and spare_ms == math.inf else 0
@@ -377,8 +386,8 @@ class Speculator:
         plain = self.times.plain(sequences)
         if plain is None:
             return
-        if not self._is_opened and self.times.plain(sequences, self._plain_first) is not None:
-            self._is_opened, self._account_ms = True, self._reserve_steps * plain
+        if not self._is_opened and self.times.plain(sequences, self._terms.plain_first) is not None:
+            self._is_opened, self._account_ms = True, self._terms.reserve_steps * plain
         cost = 0.0
         if proposed and made.chunk_tokens:
             cost = proposed * self.times.chunk_token(plain, sequences)
@@ -388,7 +397,7 @@ class Speculator:
         elif made.computed:
             cost = ms - plain
         gained = right * plain / sequences - cost + LOSS_SHARE * ms
-        self._account_ms = min(self._account_ms + gained, self._reserve_steps * plain)
+        self._account_ms = min(self._account_ms + gained, self._terms.reserve_steps * plain)
 
 
 def size_class(size: int) -> int:
