@@ -54,7 +54,7 @@ def test_a_loose_budget_costs_no_loss_that_can_be_told(directory: Path, tmp_path
 def test_a_tight_budget_is_kept_by_what_was_measured(directory: Path, tmp_path: Path) -> None:
     loose = run(configure(directory, tmp_path / "loose", "tpot_p50=1s"))
     assert loose.best is not None
-    limit = loose.best.values["tpot_p50"] / 4
+    limit = 0.8 * loose.best.values["tpot_p50"]
     tight = run(configure(directory, tmp_path / "tight", f"tpot_p50={limit}ms"))
     assert tight.best is not None
     assert tight.infeasible is None
@@ -92,8 +92,8 @@ def test_the_fastest_is_taken_where_speed_is_preferred(directory: Path, tmp_path
 def test_what_misses_when_it_is_confirmed_gives_way_to_the_next(directory: Path, tmp_path: Path) -> None:
     loose = run(configure(directory, tmp_path / "loose", "tpot_p50=1s"))
     assert loose.best is not None
-    limit = loose.best.values["tpot_p50"] / 3
-    realiser = KnownRealiser(factor=0.5, again=[1e6])
+    limit = 0.9 * loose.best.values["tpot_p50"]
+    realiser = KnownRealiser(again=[1e6])
     fitted = run(configure(directory, tmp_path / "out", f"tpot_p50={limit}ms"), realiser)
     assert len(realiser.confirmed) == 2
     assert fitted.best is not None
