@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vivace.errors import CertificateError, ConfigError
+
 if TYPE_CHECKING:
     from vivace.fit.certificate import Certificate
 
@@ -37,7 +39,6 @@ def take_certificate(
     place = Path(model)
     if not (place / "certificate.json").is_file():
         return model, budget, None
-    from vivace.errors import CertificateError
     from vivace.fit.certificate import find_changes, locate_variant, read_certificate
 
     certificate, directory = read_certificate(place)
@@ -47,6 +48,9 @@ def take_certificate(
             f"{place} is not what its certificate was made of: {'; '.join(changes[:3])}. Certify it again, or serve it "
             "with --no-certificate."
         )
+    difference = compare_machine(certificate)
+    if difference:
+        _say(f"The certificate's settings are used, but its times say nothing here: {difference}.")
     settings = certificate.settings
     certified = {
         "quantize": settings.quantize,
@@ -129,3 +133,52 @@ def verify(out: Path, as_json: bool, quiet: bool) -> None:
     if found.read_gb_per_s:
         click.echo(f"  {'bandwidth':10} {found.read_gb_per_s:.1f} GB/s")
     raise SystemExit(found.exit_status)
+
+
+# plan
+
+
+@click.command()
+@click.option("--certificate", "place", required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE",
+              help="The certificate, or the directory that it lies in.")  # fmt: skip
+@click.option("--rate", "rates", required=True, metavar="A,B,...", help="Requests a second of all replicas together.")
+@click.option("--budget", default="", help='Such as "ttft_p99=30ms tpot_p99=2ms". Default: the certificate\'s own.')
+@click.option("--headroom", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True,
+              help="Share of a replica's capacity that stays free.")  # fmt: skip
+@click.option("--requests", type=click.IntRange(700, 10**6), default=2000, show_default=True,
+              help="Of each simulated run.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--html", "html_file", type=_FILE, help="Write a page, one file.")
+def plan(
+    place: Path,
+    rates: str,
+    budget: str,
+    headroom: float,
+    requests: int,
+    seed: int,
+    as_json: bool,
+    html_file: Path | None,
+) -> None:
+    """Say how many replicas of a certified variant keep a budget at a rate, by simulation.
+
+    Exit status: 0; 1 when no rate keeps the budget.
+    """
+    from vivace.fit.certificate import read_certificate
+    from vivace.fit.objective import parse_objective
+    from vivace.fit.plan import plan as simulate_plan
+    from vivace.fit.plan_page import render_plan, write_plan
+
+    try:
+        numbers = [float(rate) for rate in rates.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{rates!r} is no list of rates. Give one such as 10,1000,100000.") from error
+    certificate, _ = read_certificate(place)
+    objective = parse_objective(budget) if budget else None
+    found = simulate_plan(certificate, numbers, objective, headroom=headroom, requests=requests, seed=seed)
+    if html_file is not None:
+        try:
+            html_file.write_text(render_plan(found), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"Cannot write {html_file}: {error.strerror}. Give another place.") from error
+    click.echo(json.dumps(found.as_dict()) if as_json else write_plan(found))

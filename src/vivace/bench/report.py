@@ -24,15 +24,24 @@ def render(document: Document) -> str:
     """The page of a run, a sweep, a search or a comparison."""
     kind = document.get("kind", "run")
     body = _PAGES[kind](document)
-    title = f"{document['model']}: {kind}"
+    return lay_out(
+        f"{document['model']}: {kind}",
+        "vivace bench",
+        f"{document['model']} · {document['url']}",
+        body + _environment(document),
+        f"{document['tool']}, {document['began']}",
+    )
+
+
+def lay_out(title: str, name: str, about: str, body: str, footer: str) -> str:
+    """A whole page around a body of markup; the other parts are plain text."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_CSS.read_text(encoding='utf-8')}</style>"
-        f"<header><b>vivace bench</b><span class=quiet>{escape(document['model'])} · {escape(document['url'])}</span>"
+        f"<header><b>{escape(name)}</b><span class=quiet>{escape(about)}</span>"
         '<button id="theme">Light or dark</button></header>'
-        f"<main>{body}{_environment(document)}"
-        f"<footer class=quiet>{escape(document['tool'])}, {escape(document['began'])}</footer></main>"
+        f"<main>{body}<footer class=quiet>{escape(footer)}</footer></main>"
         f"<script>{_SWITCH}</script></html>"
     )
 

@@ -135,6 +135,13 @@ class Times(Record, frozen=True, kw_only=True):
     """Those that the sample bears with 99% confidence."""
 
 
+class LengthsRecord(Record, frozen=True, kw_only=True):
+    """Tokens, as the server counted them: the log-normal distribution that they are nearest to."""
+
+    median: Annotated[float, Meta(ge=1)]
+    sigma: NotBelowZero
+
+
 class Measurement(Record, frozen=True, kw_only=True):
     """A run of the workload through HTTP."""
 
@@ -150,6 +157,8 @@ class Measurement(Record, frozen=True, kw_only=True):
     """For any other reason."""
     requests_per_s: NotBelowZero
     output_tokens_per_s: NotBelowZero
+    prompt_tokens: LengthsRecord
+    answer_tokens: LengthsRecord
     ttft: Times
     tpot: Times
     total: Times
@@ -178,10 +187,9 @@ class Measurement(Record, frozen=True, kw_only=True):
         }
         return found | ({"memory": float(self.server_bytes)} if self.server_bytes else {})
 
-    @property
-    def server_outside_ms(self) -> float:
-        """Of the mean answer, what is spent outside of queue and steps: HTTP, template, tokenizer, network."""
-        return sum(self.timeline_ms.get(name, 0.0) for name in ("preprocess", "flush", "network"))
+    def outside_ms(self, *parts: str) -> float:
+        """Of the mean answer, what those parts of the timeline took."""
+        return sum(self.timeline_ms.get(part, 0.0) for part in parts)
 
 
 class QualityRecord(Record, frozen=True, kw_only=True):
@@ -222,7 +230,7 @@ class FloorRecord(Record, frozen=True, kw_only=True):
 
 
 class CostRecord(Record, frozen=True, kw_only=True):
-    """What steps cost here; see `engine.cost`."""
+    """What steps cost here (see `engine.cost`), and what they have room for."""
 
     base_ms: NotBelowZero
     token_ms: NotBelowZero
@@ -234,6 +242,11 @@ class CostRecord(Record, frozen=True, kw_only=True):
     """Mean share of a pass's time that the model misses, over kinds of passes."""
     passes: Count
     """How many were timed."""
+    slots: Annotated[int, Meta(ge=1)]
+    blocks: Annotated[int, Meta(ge=1)]
+    """Of the KV cache."""
+    max_batch_tokens: Annotated[int, Meta(ge=1)]
+    context_length: Annotated[int, Meta(ge=1)]
 
     def step_cost(self) -> StepCost:
         return StepCost(self.base_ms, self.token_ms, self.sequence_ms, self.context_ms)

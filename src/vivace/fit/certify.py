@@ -35,6 +35,7 @@ from vivace.fit.certificate import (
     CostRecord,
     Estimate,
     FloorRecord,
+    LengthsRecord,
     MachineRecord,
     Measurement,
     Pieces,
@@ -45,6 +46,7 @@ from vivace.fit.certificate import (
     build_certificate,
     write_certificate,
 )
+from vivace.fit.certificate_page import write_page
 from vivace.fit.machine import describe_machine
 from vivace.fit.objective import Objective
 from vivace.fit.settings import EngineSettings
@@ -61,6 +63,8 @@ STOP_S = 30.0
 LAST_CHARACTERS = 2000
 """Of what a server that failed wrote to standard error."""
 
+MOST_TIMED = 256
+"""Sequences in the largest pass that is timed."""
 LATE_KINDS = ("http_504", "http_400")
 """The deadline came, or the budget is less than the machine needs at its best."""
 
@@ -164,6 +168,8 @@ def summarize_documents(documents: Sequence[Document], seed: int) -> Measurement
         **counts,
         requests_per_s=counts["answered"] / seconds,
         output_tokens_per_s=tokens / seconds,
+        prompt_tokens=_fit_lengths(raw, "prompt_tokens"),
+        answer_tokens=_fit_lengths(raw, "tokens"),
         ttft=_spread(_column(raw, "ttft_ms"), failed, seed),
         tpot=_spread(_column(raw, "tpot_ms"), failed, seed),
         total=_spread(_column(raw, "e2e_ms"), failed, seed),
@@ -203,6 +209,12 @@ def _spread(values: NDArray[np.float64], failed: NDArray[np.bool_], seed: int) -
             for name, q in borne.items()
         },
     )
+
+
+def _fit_lengths(raw: Sequence[Document], name: str) -> LengthsRecord:
+    """Of what was answered; one token where nothing was counted."""
+    counts = np.array([count for columns in raw for count in columns[name] if count] or [1], dtype=np.float64)
+    return LengthsRecord(median=float(np.median(counts)), sigma=float(np.log(counts).std()))
 
 
 def _finite(value: float) -> float | None:
@@ -248,20 +260,20 @@ def inspect(model: str, settings: EngineSettings, lengths: Lengths) -> Inspectio
             noise=steps.noise,
             error=steps.error,
             passes=steps.passes,
+            slots=runner.limits.slots,
+            blocks=runner.limits.blocks,
+            max_batch_tokens=runner.limits.max_batch_tokens,
+            context_length=runner.limits.context_length,
         )
         return Inspection(machine, cost, runner.step_bytes, runner.weight_bytes, opened.config)
     finally:
         runner.close()
 
 
-def find_lengths(document: Document, settings: EngineSettings) -> Lengths:
-    """The workload's own, as the server counted them."""
-    raw = document["raw"]
-    prompts = [count for count in raw["prompt_tokens"] if count]
-    answers = [count for count in raw["tokens"] if count]
-    prompt = int(np.median(prompts)) if prompts else 64
-    answer = int(np.median(answers)) if answers else 32
-    return Lengths(prompt, answer, min(settings.max_sequences, 256))
+def find_lengths(measured: Measurement, settings: EngineSettings) -> Lengths:
+    """The workload's own, and as many at once as the settings allow."""
+    prompt, answer = round(measured.prompt_tokens.median), round(measured.answer_tokens.median)
+    return Lengths(prompt, answer, min(settings.max_sequences, MOST_TIMED))
 
 
 def find_floor(inspection: Inspection, lengths: Lengths, measured: Measurement) -> FloorRecord:
@@ -315,7 +327,7 @@ def certify(
     say: Say = lambda text: None,
     on_progress: OnProgress | None = None,
 ) -> Certificate:
-    """Measure a model as `vivace serve` takes it, and write its certificate into the directory.
+    """Measure a model as `vivace serve` takes it, and write its certificate, and a page of it, into the directory.
 
     `lines` is the workload's own file, which is kept beside the certificate. Raises a `ModelError`, `ConfigError`, or
     `VivaceError` when the server does not start.
@@ -351,7 +363,7 @@ def certify_documents(
         first = next(iter(documents[0]["requests"]["errors"]), {"first": "nothing was offered"})
         raise CertificateError(f"Nothing was answered, so that there is nothing to certify: {first['first']}")
     say("Timing steps of all sizes, and the machine itself")
-    lengths = find_lengths(documents[0], settings)
+    lengths = find_lengths(measured, settings)
     inspection = inspect(model, settings, lengths)
     certificate = build_certificate(
         Pieces(
@@ -373,4 +385,5 @@ def certify_documents(
         )
     )
     write_certificate(certificate, directory)
+    write_page(certificate, directory)
     return certificate

@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,15 @@ from vivace.batch import BLOCK_SIZE, Batch, Row, Runner, RunnerLimits, Sampling,
 from vivace.engine.cost import StepCost, count_work
 
 ROUNDS = 9
-"""Times that each kind of pass is made; its median counts."""
+"""Times that each kind of pass is made; the lower quartile counts: whatever else the machine did only adds."""
 LIMIT_S = 10.0
+STEADY = 0.08
+"""A model that misses more than this in the mean was fitted to a machine that did not hold still."""
+ATTEMPTS = 3
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BURST = 8
+"""Passes of a step that only decodes: a server with nobody waiting makes many in one call."""
+LONGEST_MS = 60_000.0
 SPREAD = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Prompts of so many times the workload's median length."""
 
@@ -54,7 +59,7 @@ class StepTimes:
     noise: float
     """Sigma of the log-normal factor between a pass and the model's prediction for it."""
     error: float
-    """Mean of |predicted - measured| / measured over the kinds of passes, by their medians."""
+    """Mean of |predicted - measured| / measured over the kinds of passes, by their lower quartiles."""
     passes: int
 
 
@@ -66,36 +71,52 @@ def measure_steps(
     limit_s: float = LIMIT_S,
     rounds: int = ROUNDS,
 ) -> StepTimes:
-    """Time passes of all kinds, in turn, until each was made `rounds` times or the time is up.
+    """Time passes of all kinds, in turn, until each was made `rounds` times or the time is up. All of it again, up to
+    three times in all, while the machine does not hold still; the steadiest attempt counts.
 
     It takes slots and blocks from 0 on, and leaves them as they are: a slot forgets what it held when it is opened.
     """
+    found: list[StepTimes] = []
+    while len(found) < ATTEMPTS and not any(one.error <= STEADY for one in found):
+        found.append(_measure_once(runner, lengths, clock, limit_s, rounds))
+    return min(found, key=lambda one: one.error)
+
+
+def _measure_once(
+    runner: Runner, lengths: Lengths, clock: Callable[[], float], limit_s: float, rounds: int
+) -> StepTimes:
     trials = list(_trials(runner, lengths))
     times: list[list[float]] = [[] for _ in trials]
     began = clock()
     for number in range(rounds + 1):
         for batch, found in zip(trials, times, strict=True):
             start = clock()
-            runner.collect(runner.launch(batch))
+            result = runner.collect(runner.launch(batch))
             if number:  # the first of each kind touches its memory for the first time
-                found.append(1000 * (clock() - start))
+                found.append(1000 * (clock() - start) / result.steps)
         if number and clock() - began > limit_s:
             break
-    return fit_steps([count_work(batch.rows) for batch in trials], times)
+    return fit_steps([_count_pass(batch) for batch in trials], times)
+
+
+def _count_pass(batch: Batch) -> tuple[int, int, int]:
+    """Of a burst, the average pass."""
+    tokens, sequences, context = count_work(batch.rows)
+    return tokens, sequences, context + sequences * (batch.max_steps - 1) // 2
 
 
 def fit_steps(work: list[tuple[int, int, int]], times_ms: list[list[float]]) -> StepTimes:
-    """The model nearest to the median of each kind of pass; `work` is as `count_work` has it."""
+    """The model nearest to the lower quartile of each kind of pass; `work` is as `count_work` has it."""
     features = np.array([(1.0, *kind) for kind in work])
-    middle = np.array([median(found) for found in times_ms])
-    cost = StepCost(*solve_relative(features, middle))
+    usual = np.array([np.quantile(found, 0.25) for found in times_ms])
+    cost = StepCost(*solve_relative(features, usual))
     predicted = np.array([cost.step_ms(*kind) for kind in work])
     residuals = np.concatenate(
         [np.log(np.array(found) / guess) for found, guess in zip(times_ms, predicted, strict=True)]
     )
     # Half of the distance between the 16th and the 84th percentile: a stall is no noise of the usual kind.
     low, high = np.quantile(residuals, [0.16, 0.84])
-    error = float(np.mean(np.abs(predicted - middle) / middle))
+    error = float(np.mean(np.abs(predicted - usual) / usual))
     return StepTimes(cost, float(high - low) / 2, error, len(residuals))
 
 
@@ -122,14 +143,15 @@ def _trials(runner: Runner, lengths: Lengths) -> Iterator[Batch]:
     Ordered so that a pass that goes on follows those that opened its sequences.
     """
     limits = runner.limits
-    longest = limits.context_length - 2
+    longest = limits.context_length - BURST - 1
     most = min(lengths.sequences, limits.slots, limits.max_batch_tokens)
     generator = random.Random(0)
     for context in sorted({min(context, longest) for context in lengths.contexts()}):
-        blocks = -(-(context + 1) // BLOCK_SIZE)
+        blocks = -(-(context + BURST) // BLOCK_SIZE)
         for sequences in [count for count in SEQUENCES if count <= most and count * blocks <= limits.blocks]:
             yield from _open(range(sequences), context, blocks, generator, limits)
-            yield Batch([Row(slot, context, (), (), Want.SAMPLE, 1) for slot in range(sequences)])
+            rows = [Row(slot, context, (), (), Want.SAMPLE, BURST) for slot in range(sequences)]
+            yield Batch(rows, max_steps=BURST, burst_ms=LONGEST_MS)
     for length in sorted({min(length, longest, BLOCK_SIZE * limits.blocks) for length in lengths.prompts()}):
         yield from _open(range(1), length, -(-length // BLOCK_SIZE), generator, limits)
 

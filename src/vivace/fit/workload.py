@@ -5,7 +5,6 @@ Knows nothing of servers and results; the bench turns it into bodies and moments
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,15 +90,6 @@ class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 def median_of(lengths: str) -> float:
-    """Of a distribution of lengths, as `vivace bench` writes it."""
+    """Of a distribution of lengths, as `vivace bench` writes it. Raises `ConfigError`."""
     found = parse_lengths(lengths)
     return (found.a + found.b) / 2 if found.kind == "uniform" else found.a
-
-
-def sigma_of(lengths: str) -> float:
-    """The sigma of the log-normal distribution that comes nearest: by its coefficient of variation."""
-    found = parse_lengths(lengths)
-    if found.kind == "lognormal":
-        return found.b
-    spread = {"fixed": 0.0, "uniform": (found.b - found.a) / math.sqrt(12), "normal": found.b}[found.kind]
-    return math.sqrt(math.log1p((spread / median_of(lengths)) ** 2))

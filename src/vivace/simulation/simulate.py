@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from vivace.budget import OnDeadline, Timeline
@@ -47,16 +48,27 @@ def simulate(scenario: Scenario) -> Result:
     return _Run(scenario).finish()
 
 
-def find_capacity(scenario: Scenario, *, attain: float = 0.99, requests: int = 5000, steps: int = 12) -> float:
-    """The most requests a second at which at least the share `attain` of all requests is kept.
+def find_capacity(
+    scenario: Scenario,
+    *,
+    attain: float = 0.99,
+    requests: int = 5000,
+    steps: int = 12,
+    start: float = 1.0,
+    is_kept: Callable[[Result], bool] | None = None,
+) -> float:
+    """The most requests a second at which at least the share `attain` of all requests is kept, or at which `is_kept`
+    says so of the result.
 
-    By bisection, between rates a factor of two apart, in so many steps. Raises `ConfigError` if no rate does.
+    By bisection, between rates a factor of two apart, in so many steps; `start` is the first rate tried.
+    Raises `ConfigError` if no rate does.
     """
 
     def keeps(rate: float) -> bool:
-        return simulate(scenario.at_rate(rate, requests)).kept_share >= attain
+        result = simulate(scenario.at_rate(rate, requests))
+        return is_kept(result) if is_kept is not None else result.kept_share >= attain
 
-    low = 1.0
+    low = start
     while not keeps(low):
         low /= 2
         if low < 1e-3:
