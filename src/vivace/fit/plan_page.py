@@ -120,7 +120,7 @@ def _agreement(plan: Plan) -> str:
         [escape(one.name), digits(one.simulated_ms), digits(one.measured_ms), digits(one.ratio)]
         for one in plan.agreement
     ]
-    head = ["", "simulated, ms", "measured, ms", "ratio, simulated"]
+    head = ["", "simulated, ms", "measured, ms", "simulated over measured"]
     return section(
         "How far to trust it",
         "The certificate's own workload, simulated and measured. All other times are corrected by the ratio.",
