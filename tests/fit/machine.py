@@ -89,7 +89,7 @@ class KnownRealiser:
         values = {
             f"{name}_{percentile}": 10.0 for name in ("ttft", "tpot", "total") for percentile in ("p50", "p95", "p99")
         }
-        return Measured(values | {MEMORY: 30e6}, {}, 100, ((32, 16),) * 20)
+        return Measured(values | {MEMORY: 30e6}, {}, 100, ((16, 4),) * 20)
 
     def find_offset(self, model: str) -> float:
         return 0.0

@@ -26,6 +26,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("model"), hidden=64, intermediate=128, layers=2)
 
 
+SEVERAL = "tpot_p50=2.2ms"
+"""The baseline makes it look out of reach; once the fastest was measured, better ones are not."""
+
+
 def configure(directory: Path, out: Path, budget: str, **changes: object) -> FitConfig:
     workload = WorkloadSpec(input_tokens="32", output_tokens="16", concurrency=2, requests=100)
     config = FitConfig(
@@ -54,7 +58,7 @@ def test_a_loose_budget_costs_no_loss_that_can_be_told(directory: Path, tmp_path
 def test_a_tight_budget_is_kept_by_what_was_measured(directory: Path, tmp_path: Path) -> None:
     loose = run(configure(directory, tmp_path / "loose", "tpot_p50=1s"))
     assert loose.best is not None
-    limit = loose.best.values["tpot_p50"] / 4
+    limit = 0.8 * loose.best.values["tpot_p50"]
     tight = run(configure(directory, tmp_path / "tight", f"tpot_p50={limit}ms"))
     assert tight.best is not None
     assert tight.infeasible is None
@@ -74,7 +78,7 @@ def test_what_no_variant_can_keep_is_explained_and_the_nearest_given(directory: 
 def test_a_predictor_that_errs_is_set_right_by_what_is_measured(directory: Path, tmp_path: Path) -> None:
     """The baseline says that all is ten times as slow as it will turn out to be."""
     realiser = KnownRealiser(factor=0.5)
-    fitted = run(configure(directory, tmp_path / "out", "tpot_p50=1.2ms"), realiser)
+    fitted = run(configure(directory, tmp_path / "out", SEVERAL), realiser)
     errors = [abs(one.get("tpot_p50", math.nan)) for one in fitted.report["errors"]["corrected"].values()]
     assert len(errors) >= 2
     assert errors[-1] < errors[0]
@@ -92,8 +96,8 @@ def test_the_fastest_is_taken_where_speed_is_preferred(directory: Path, tmp_path
 def test_what_misses_when_it_is_confirmed_gives_way_to_the_next(directory: Path, tmp_path: Path) -> None:
     loose = run(configure(directory, tmp_path / "loose", "tpot_p50=1s"))
     assert loose.best is not None
-    limit = loose.best.values["tpot_p50"] / 3
-    realiser = KnownRealiser(factor=0.5, again=[1e6])
+    limit = 0.9 * loose.best.values["tpot_p50"]
+    realiser = KnownRealiser(again=[1e6])
     fitted = run(configure(directory, tmp_path / "out", f"tpot_p50={limit}ms"), realiser)
     assert len(realiser.confirmed) == 2
     assert fitted.best is not None
@@ -102,7 +106,7 @@ def test_what_misses_when_it_is_confirmed_gives_way_to_the_next(directory: Path,
 
 
 def interrupt_at(number: int) -> KnownRealiser:
-    realiser = KnownRealiser()
+    realiser = KnownRealiser(factor=0.5)
 
     def stop(candidate: Candidate) -> None:
         if len(realiser.made) == number:
@@ -113,7 +117,7 @@ def interrupt_at(number: int) -> KnownRealiser:
 
 
 def test_ctrl_c_keeps_the_best_so_far(directory: Path, tmp_path: Path) -> None:
-    fitted = run(configure(directory, tmp_path / "out", "tpot_p50=1us"), interrupt_at(1))
+    fitted = run(configure(directory, tmp_path / "out", SEVERAL), interrupt_at(1))
     assert fitted.stopped
     assert fitted.best is not None
     assert len(fitted.realised) == 1
@@ -159,7 +163,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from tests.fit.machine import KnownMachine, KnownRealiser, known_parts
-from tests.fit.test_pipeline import configure
+from tests.fit.test_pipeline import SEVERAL, configure
 from vivace.fit.pipeline import fit
 
 def pause(candidate):
@@ -167,8 +171,8 @@ def pause(candidate):
     if realiser.made:
         time.sleep(600)  # until it is killed
 
-realiser = KnownRealiser(before=pause)
-fit(configure(Path(sys.argv[1]), Path(sys.argv[2]), "tpot_p50=1us"), known_parts(KnownMachine(), realiser))
+realiser = KnownRealiser(factor=0.5, before=pause)
+fit(configure(Path(sys.argv[1]), Path(sys.argv[2]), SEVERAL), known_parts(KnownMachine(), realiser))
 """
 
 
@@ -181,8 +185,8 @@ def test_a_search_that_was_killed_goes_on_and_does_nothing_twice(directory: Path
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert out.with_suffix(".1").exists(), "it came to the second variant"
-    machine, realiser = KnownMachine(), KnownRealiser()
-    fitted = run(configure(directory, out, "tpot_p50=1us", resume=True), realiser, machine)
+    machine, realiser = KnownMachine(), KnownRealiser(factor=0.5)
+    fitted = run(configure(directory, out, SEVERAL, resume=True), realiser, machine)
     assert machine.timed == []
     assert fitted.report["tried"] <= 40
     assert len(fitted.realised) == 1 + len(realiser.made)

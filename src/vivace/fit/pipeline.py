@@ -8,7 +8,7 @@
 5. The best made and measured; what came of it corrects the predictor, and the next is chosen anew, until none is
    expected to be better than the best measured, or time is over.
 6. The best is measured once more by itself, with the budget that it will be served with, as a certificate has it; if
-   it then misses a limit, the next best is. It becomes OUT.
+   it then misses a limit, the search for the best goes on. It becomes OUT.
 
 Knows the stages' order and what is handed on; how each is done, they know.
 """
@@ -194,6 +194,8 @@ class _Run:
         self._realised: list[Realised] = []
         self._confirmed: dict[str, Any] = {}
         self._baseline: Mapping[str, float] = {}
+        self._document: Mapping[str, Any] | None = None
+        self._longest_s = 0.0
         self._stopped = False
 
     def go(self) -> Fitted:
@@ -357,26 +359,58 @@ class _Run:
         return search.run(config.trials, lambda: state.spent_s < until, self._correct, tell)
 
     def _realise(self, realiser: Realiser, found: Sequence[Predicted]) -> None:
+        """Realise while something better is expected, then confirm the best; if that misses, go on."""
         saved = self._state.load("realised") or {"variants": []}
         for values in saved["variants"]:
             self._take(read_realised(values))
-        longest = 0.0
-        while len(self._realised) < MOST_REALISED:
-            chosen = choose_next(
-                self._config.objective, found, self._correct, [one.candidate for one in self._realised]
-            )
-            if chosen is None or (self._realised and not self._promises(chosen)):
+        for _ in range(MOST_CONFIRMED):
+            while self._realise_next(realiser, found):
+                pass
+            if self._confirm(realiser) or self._state.left_s < self._longest_s:
                 return
-            if self._realised and self._state.left_s < 1.1 * longest:
-                return
-            begun = self._state.spent_s
-            candidate = self._distil(chosen.candidate)
-            self._view.say(f"Realising {candidate.describe()}")
-            one = realiser.realise(candidate, chosen.values, self._correct(candidate.model, chosen.values))
-            self._take(one)
-            self._state.save("realised", {"variants": [each.as_dict() for each in self._realised]})
-            longest = max(longest, self._state.spent_s - begun)
-            self._show(found)
+
+    def _realise_next(self, realiser: Realiser, found: Sequence[Predicted]) -> bool:
+        """Whether there was one that promised to be better than what is there, and time for it."""
+        if len(self._realised) >= MOST_REALISED or (self._realised and self._state.left_s < self._longest_s):
+            return False
+        realised = [one.candidate for one in self._realised]
+        chosen = choose_next(self._config.objective, found, self._correct, realised)
+        if chosen is None or (self._realised and not self._promises(chosen)):
+            return False
+        begun = self._state.spent_s
+        candidate = self._distil(chosen.candidate)
+        self._view.say(f"Realising {candidate.describe()}")
+        expected = self._correct(candidate.model, chosen.values)
+        self._take(realiser.realise(candidate, chosen.values, expected))
+        self._state.save("realised", {"variants": [each.as_dict() for each in self._realised]})
+        self._longest_s = max(self._longest_s, 1.1 * (self._state.spent_s - begun))
+        self._show(found)
+        return True
+
+    def _confirm(self, realiser: Realiser) -> bool:
+        """Whether the search is over: the best was confirmed, or nothing was measured to keep the limits. One that
+        misses is from then on what it was when it missed."""
+        objective, best = self._config.objective, self._find_best()
+        if best is None or objective.find_missed(best.values):
+            return True
+        self._view.say(f"Confirming {best.candidate.describe()}")
+        try:
+            values, document = realiser.confirm(best, objective.budget)
+        except KeyboardInterrupt:
+            self._stopped = True
+            return True
+        values = {name: value for name, value in best.values.items() if name == LOSS} | values
+        missed = [str(limit) for limit in objective.find_missed(values)]
+        self._confirmed[best.candidate.describe()] = {"values": values, "missed": missed}
+        if not missed:
+            self._document = document
+            return True
+        self._realised[self._realised.index(best)] = replace(best, values=dict(best.values) | values)
+        return False
+
+    def _find_best(self) -> Realised | None:
+        objective = self._config.objective
+        return min(self._realised, key=lambda one: objective.rank(self._judged(one)), default=None)
 
     # What they share
 
@@ -432,32 +466,11 @@ class _Run:
             lines.append(Line(one.candidate.describe(), self._correct(one.candidate.model, one.values), False))
         self._view.show(lines)
 
-    def _confirm(self, realiser: Realiser) -> tuple[Realised | None, Mapping[str, Any] | None]:
-        """The best, and its document; None where it was measured to miss a limit."""
-        objective = self._config.objective
-        ranked = sorted(self._realised, key=lambda one: objective.rank(self._judged(one)))
-        kept = [one for one in ranked if not objective.find_missed(one.values)]
-        first: tuple[Realised, Mapping[str, Any]] | None = None
-        for one in kept[:MOST_CONFIRMED]:
-            self._view.say(f"Confirming {one.candidate.describe()}")
-            try:
-                values, document = realiser.confirm(one, objective.budget)
-            except KeyboardInterrupt:
-                self._stopped = True
-                break
-            values = {name: value for name, value in one.values.items() if name == LOSS} | values
-            missed = objective.find_missed(values)
-            self._confirmed[one.candidate.describe()] = {"values": values, "missed": [str(limit) for limit in missed]}
-            if not missed:
-                return one, document
-            first = first or (one, document)
-        if first is not None:
-            return first
-        return (ranked[0] if ranked else None), None
-
     def _finish(self, found: Sequence[Predicted], realiser: Realiser) -> Fitted:
         objective = self._config.objective
-        best, document = self._confirm(realiser)
+        if self._stopped and self._document is None:
+            self._confirm(realiser)
+        best = self._find_best()
         front = tuple(self._front(found)) if found else ()
         floor = self._find_floor(best.candidate) if best is not None else None
         infeasible = None
@@ -465,7 +478,7 @@ class _Run:
             smallest, least_bytes = self._find_smallest(found)
             infeasible = explain(objective, best.values, smallest, least_bytes)
         report = self._report(found)
-        return Fitted(best, infeasible, tuple(self._realised), front, floor, self._stopped, document, report)
+        return Fitted(best, infeasible, tuple(self._realised), front, floor, self._stopped, self._document, report)
 
     def _describe_data(self) -> dict[str, Any] | None:
         saved = self._state.load("texts")
