@@ -148,7 +148,7 @@ def build_app(service: Service, *, with_upkeep: bool = True) -> Starlette:
             Route("/health", partial(show_health, service)),
             *build_page_routes(service.config.embed_origins),
         ],
-        middleware=[Middleware(RequestLog)],
+        middleware=[Middleware(RequestLog), Middleware(PathGuard)],
         lifespan=run,
         exception_handlers=handlers | {HTTPException: report_http_error, Exception: report_bug},
     )
@@ -228,6 +228,19 @@ class RequestLog:
             endpoint = getattr(scope.get("endpoint"), "__qualname__", "none")
             fields = {"method": scope["method"][:10], "endpoint": endpoint, "status": status}
             _requests.info("request", extra={"fields": fields | {"ms": round(1000 * (time.perf_counter() - began), 1)}})
+
+
+class PathGuard:
+    """What has control characters in its path is nowhere: PostgreSQL takes no NUL, even to say that there is no such id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (len(scope["path"]) > 500 or not scope["path"].isprintable()):
+            await report_http_error(Request(scope), HTTPException(404))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def listen(config: SupportConfig) -> socket.socket:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-_LOGGERS = ("vivace.support", "uvicorn")
+_LOGGERS = ("vivace.support", "uvicorn.error")
 
 
 @contextmanager
