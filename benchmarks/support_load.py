@@ -149,6 +149,8 @@ class Customer:
         self._conversation = ""
         self._following: asyncio.Task[None] | None = None
         self._waiting: dict[str, Asked] = {}
+        self._early: dict[str, list[tuple[Any, float]]] = {}
+        """Events about a question whose id is not known yet: its reply is still to be read."""
         self._number = 0
         self._lock = asyncio.Lock()
 
@@ -179,8 +181,12 @@ class Customer:
                 asked.first, asked.whole, asked.outcome = asked.first or now, now, f"person: {event['reason']}"
             self._waiting.clear()
             self._conversation = ""
-        asked = self._waiting.get(event.get("reply_to") or "")
-        if asked is None or event.get("text") is None:
+        question = event.get("reply_to") or ""
+        asked = self._waiting.get(question)
+        if not question or event.get("text") is None:
+            return
+        if asked is None:
+            self._early.setdefault(question, []).append((event, now))
             return
         asked.first = asked.first or now
         if "author" in event:
@@ -203,7 +209,12 @@ class Customer:
             if status != 202:
                 asked.outcome = f"status {status}"
                 return
+            if path != f"/api/conversations/{self._conversation}/messages":
+                asked.outcome = "person: called before"
+                return
             self._waiting[reply["id"]] = asked
+            for event, now in self._early.pop(reply["id"], []):
+                self._take(event, now)
 
     def leave(self) -> None:
         if self._following is not None:

@@ -65,6 +65,8 @@ from vivace.errors import (
 
 SWITCH_S = 0.0005
 """How long a thread may keep the event loop waiting, when both want to run Python."""
+KEEP_ALIVE_S = 75
+"""An idle connection is closed after this long: customers think."""
 PASSWORD_THREADS = 2
 MAX_WAITING_PASSWORDS = 64
 
@@ -275,6 +277,7 @@ def serve(config: SupportConfig, announce: Callable[[str], None]) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=2,
         )
         server = _Server(settings, partial(announce, url))
