@@ -3,12 +3,13 @@
     python benchmarks/support_load.py --customers 1 10 100 --seconds 20 30 70
     python benchmarks/support_load.py --customers 10 1000 --seconds 20 30 --recovery --neighbour
 
-Starts `vivace serve MODEL` and the application with the sample shop beside it, each in a process of its own, with rate limits
-lifted, and asks the sample's questions, those without an answer included. Every customer has an event stream open and asks at
-moments fixed in advance, `--think` seconds apart on average (exponential), whatever the answers do; times run from the moment a question was
-due. `first` is to the first piece that the customer sees, `whole` to the answer that was posted (or to the hand-over). A
-percentile is given where the sample bears it (`vivace.bench.stats`). `--recovery` then asks once a second until answers
-are as fast as in the first level; `--neighbour` measures the gaps between one customer's tokens, alone and while another asks questions of 2,000
+Starts `vivace serve MODEL` and the application with the sample shop beside it, each in a process of its own, with
+rate limits lifted, and asks the sample's questions, those without an answer included. Every customer has an event
+stream open and asks at moments fixed in advance, `--think` seconds apart on average (exponential), whatever the
+answers do; times run from the moment a question was due. `first` is to the first piece that the customer sees,
+`whole` to the answer that was posted (or to the hand-over). A percentile is given where the sample bears it
+(`vivace.bench.stats`). `--recovery` then asks once a second until answers are as fast as in the first level;
+`--neighbour` measures the gaps between one customer's tokens, alone and while another asks questions of 2,000
 characters without pause. `client_cpu` is what this program took of one core, on the same machine.
 """
 
@@ -23,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -117,8 +117,8 @@ class Connection:
 
 def write_request(method: str, path: str, token: str, body: Any) -> bytes:
     content = b"" if body is None else msgspec.json.encode(body)
-    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -299,7 +299,7 @@ async def recover(url: str, calm_ms: float) -> float:
 
 
 async def measure_gaps(url: str, seconds: float, *, beside: bool) -> dict[str, float]:
-    """Between the pieces of one customer's answers, ms; `beside` another who asks the heaviest questions without pause."""
+    """Between the pieces of one customer's answers, ms; `beside` another who asks heavy questions without pause."""
     stop = asyncio.Event()
     neighbour = asyncio.create_task(_ask_heavily(url, stop)) if beside else None
     person, clock = Customer(url), asyncio.get_running_loop().time

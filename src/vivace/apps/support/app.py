@@ -114,7 +114,7 @@ def build_service(
         classifier=classifier,
         knowledge=knowledge,
         model=model,
-        answering=Answering(pipeline, store, workers, hub, sender.wake),
+        answering=Answering(pipeline, store, workers, hub, sender.wake, config.answer_wait_s),
         sender=sender,
         streams={},
         clock=clock,
@@ -233,7 +233,8 @@ class RequestLog:
 
 
 class PathGuard:
-    """What has control characters in its path is nowhere: PostgreSQL takes no NUL, even to say that there is no such id."""
+    """What has control characters in its path is nowhere: PostgreSQL takes no NUL, even to say that there is no
+    such id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

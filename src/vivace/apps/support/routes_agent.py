@@ -134,7 +134,7 @@ class _Desk:
         return reply(show_message(message), 202)
 
     def _keep(self, account: Account, id: str, text: str, client_id: str) -> Message:
-        """On a worker thread. An agent's words are redacted too: they may repeat what a customer said on the telephone."""
+        """On a worker thread. An agent's words are redacted too: they may repeat what a customer said aloud."""
         store = self._service.store
         region = store.read(shops.load, account.tenant).phone_region
         redacted = redact(text, region)
