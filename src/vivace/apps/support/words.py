@@ -174,8 +174,8 @@ def has_chinese(text: str) -> bool:
 
 
 def split_words(text: str) -> list[str]:
-    """Every word of a text in order: stems, numbers, and Chinese in overlapping pairs (one character where it stands
-    alone). Stop words are kept.
+    """Every word of a text in order: stems, numbers, and Chinese characters with the overlapping pairs they make.
+    Stop words are kept.
     """
     words: list[str] = []
     for token in _TOKEN.findall(fold(text)):
@@ -187,8 +187,8 @@ def split_words(text: str) -> list[str]:
 
 
 def pairs(run: str) -> list[str]:
-    """Neighbouring characters of a run of Chinese: 退货政策 is 退货, 货政, 政策."""
-    return [run[at : at + 2] for at in range(len(run) - 1)] or [run]
+    """Each character of a run of Chinese, and with the next: 退货单 is 退, 退货, 货, 货单, 单."""
+    return [run[at : at + length] for at in range(len(run)) for length in (1, 2) if at + length <= len(run)]
 
 
 def content_words(text: str) -> list[str]:
