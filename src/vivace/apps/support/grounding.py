@@ -12,14 +12,18 @@ from dataclasses import dataclass
 
 from vivace.apps.support.index import Hit
 from vivace.apps.support.language import Language, detect_language
-from vivace.apps.support.words import content_words, fold, split_sentences, split_words
+from vivace.apps.support.words import HAN, content_words, fold, split_sentences, split_words
 
 MIN_OVERLAP = 0.6
 """Share of a sentence's content words that must stand in the passages."""
 
+RUN_WORDS, RUN_CHARACTERS, RUN_TIMES = 4, 8, 3
+"""A run of so many words, or Chinese characters, so many times, is a loop."""
+
 SAME_SUBJECT = 0.6
 """Share of a sentence's words that one sentence of a passage must hold to be about the same thing."""
 
+_WORD = re.compile(rf"[^\W_{HAN}]+")
 COURTESY = re.compile(
     r"(?:thanks?|thank you|sorry|apolog|hello|hi\b|hi,|welcome|happy to help|glad to help|let me know|anything else|have a (?:nice|great|good)"
     r"|i understand|of course|certainly|sure|is there anything|feel free|please note|hope (?:this|that) helps"
@@ -66,7 +70,7 @@ def check_answer(answer: str, passages: Sequence[str], language: Language, finis
     overlap = _share(content_words(" ".join(statements)), known)
     checks = {
         "unfinished": not finished or not ends_whole(text),
-        "repeats": repeats(text),
+        "repeats": repeats(text, passages),
         "language": not _is_in(text, language),
         "beyond_passages": any(_share(content_words(sentence), known) < MIN_OVERLAP for sentence in statements),
         "number": bool(numbers(" ".join(statements)) - {number for passage in passages for number in numbers(passage)}),
@@ -126,14 +130,25 @@ def ends_whole(text: str) -> bool:
     )
 
 
-def repeats(text: str, length: int = 4, times: int = 3) -> bool:
-    """Whether a sentence comes twice, or a run of `length` words `times` times."""
+def repeats(text: str, passages: Sequence[str] = ()) -> bool:
+    """Whether a sentence of more than three words comes twice, or a run of words `RUN_TIMES` times, more often than in any
+    of the passages."""
+    known = [_count_runs(passage) for passage in passages]
     sentences = Counter(" ".join(split_words(sentence)) for sentence in split_sentences(text))
     if any(count > 1 and len(sentence.split()) > 3 for sentence, count in sentences.items()):
         return True
-    words = split_words(text)
-    runs = Counter(tuple(words[at : at + length]) for at in range(len(words) - length + 1))
-    return any(count >= times for count in runs.values())
+    return any(
+        count >= RUN_TIMES and count > max((runs[run] for runs in known), default=0)
+        for run, count in _count_runs(text).items()
+    )
+
+
+def _count_runs(text: str) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(fold(text))
+    runs = [tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)]
+    characters = re.findall(rf"[{HAN}]", text)
+    runs += [tuple(characters[at : at + RUN_CHARACTERS]) for at in range(len(characters) - RUN_CHARACTERS + 1)]
+    return Counter(runs)
 
 
 NUMBER_WORDS = {

@@ -354,7 +354,7 @@ def _read_hits(
 ) -> list[Hit]:
     marks = ", ".join("?" * len(rows))
     found = connection.execute(
-        f"SELECT row, article_id, version, title, heading, text FROM passages WHERE tenant = ? AND row IN ({marks})",
+        f"SELECT row, article_id, version, title, heading, text FROM passages WHERE +tenant = ? AND row IN ({marks})",
         (tenant, *rows),
     )
     by_row = {int(row): rest for row, *rest in found}
@@ -403,7 +403,11 @@ def _insert(
     rows = [number * ROWS_A_TENANT + first + at for at in range(count)]
     fields = [(passage.title, passage.heading, passage.text) for passage in article.passages]
     words = [[split_words(field) for field in three] for three in fields]
-    vectors = space.project([[*title, *heading, *text] for title, heading, text in words]) if space else np.zeros((count, 0), np.float32)
+    vectors = (
+        space.project([[*title, *heading, *text] for title, heading, text in words])
+        if space
+        else np.zeros((count, 0), np.float32)
+    )
     blobs = [vector.tobytes() if space else None for vector in vectors]
     connection.executemany(
         "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -6,7 +6,7 @@ meanings brings both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vivace.apps.support.words import content_words, has_chinese, split_words
@@ -91,19 +91,26 @@ class Thesaurus:
         """What a question asks about, each with its synonyms in the question's script, or in both if `across`."""
         words = list(dict.fromkeys(content_words(question) or split_words(question)))
         others: dict[str, dict[str, None]] = {word: {} for word in words}
-        everything = split_words(question)
-        for at, word in enumerate(everything):
+        for number, member in self._find(split_words(question)):
+            holder = next((part for part in member if part in others), None)
+            if holder is None:
+                continue
+            for other in self.groups[number]:
+                if other != member and (across or has_chinese(other[0]) == has_chinese(member[0])):
+                    others[holder].update(dict.fromkeys(_telling(other)))
+        return [Term(word, tuple(other for other in found if other not in others)) for word, found in others.items()]
+
+    def concepts(self, text: str) -> list[str]:
+        """A name for each group that a text has a member of, the same in both languages."""
+        return [f"#{number}" for number in dict.fromkeys(number for number, _ in self._find(split_words(text)))]
+
+    def _find(self, words: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """The members that stand in a text, with the numbers of their groups."""
+        for at, word in enumerate(words):
             for number, place in self._by_word.get(word, ()):
                 member = self.groups[number][place]
-                if tuple(everything[at : at + len(member)]) != member:
-                    continue
-                holder = next((part for part in member if part in others), None)
-                if holder is None:
-                    continue
-                for other in self.groups[number]:
-                    if other != member and (across or has_chinese(other[0]) == has_chinese(word)):
-                        others[holder].update(dict.fromkeys(_telling(other)))
-        return [Term(word, tuple(other for other in found if other not in others)) for word, found in others.items()]
+                if tuple(words[at : at + len(member)]) == member:
+                    yield number, member
 
 
 def _telling(member: Sequence[str]) -> list[str]:
