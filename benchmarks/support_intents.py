@@ -44,7 +44,7 @@ class NearestExample:
         self.vectorizer = TfidfVectorizer()
         self.matrix = self.vectorizer.fit_transform([example.text for example in known])
 
-    def judge(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def judge(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         cosines = self.vectorizer.transform(texts) @ self.matrix.T
         return self.labels[np.asarray(cosines.argmax(axis=1)).ravel()], cosines.max(axis=1).toarray().ravel()
 
@@ -96,13 +96,13 @@ def judge(row: str, train: Sequence[Example], test: Sequence[Example]) -> None:
         )
 
 
-def at_same_rate(told: np.ndarray, is_known: np.ndarray, cosines: np.ndarray) -> float:  # type: ignore[type-arg]
+def at_same_rate(told: np.ndarray, is_known: np.ndarray, cosines: np.ndarray) -> float:
     """The unknown that the nearest example's cosine would reject, at a bound that rejects as many known ones."""
     bound = np.quantile(cosines[is_known], np.mean(told[is_known] == UNKNOWN))
     return float(np.mean(cosines[~is_known] < bound))
 
 
-def f1(truth: np.ndarray, told: np.ndarray) -> str:  # type: ignore[type-arg]
+def f1(truth: np.ndarray, told: np.ndarray) -> str:
     return f"{f1_score(truth, told, average='macro', labels=sorted(set(truth)), zero_division=0):.3f}"
 
 

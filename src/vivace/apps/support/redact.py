@@ -120,7 +120,8 @@ def _find_ibans(text: str) -> Iterator[Span]:
 
 def _take_alphanumerics(text: str, start: int, count: int) -> tuple[int, str]:
     """The next `count` letters and digits, over at most one space or dash between two of them, and where they end."""
-    taken, at, gap = [], start, 0
+    taken: list[str] = []
+    at, gap = start, 0
     while at < len(text) and len(taken) < count:
         character = text[at]
         if character.isascii() and character.isalnum():
