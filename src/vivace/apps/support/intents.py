@@ -54,7 +54,7 @@ class IntentSettings:
     """Share of each intent's examples, and of the intents, set aside to choose threshold and margin on."""
     known_weight: float = 0.6
     """What a known question put right is worth, beside an unknown one told as such: from 0 to 1."""
-    inverse_penalty: float = 30.0
+    inverse_penalty: float = 10.0
     """C of the logistic regression."""
     max_features: int = 60_000
     """Of characters, and of words."""
@@ -72,7 +72,7 @@ class IntentSettings:
 @dataclass(frozen=True, slots=True)
 class Intent:
     """`label` is None where the question is unlike every intent. `score`, from 0 to 1, is the geometric mean of the
-    likeliest intent's probability and of the likeness to the nearest example; `margin` is the distance of the two best
+    likeliest intent's probability and of the likeness to its nearest example; `margin` is the distance of the two best
     probabilities."""
 
     label: str | None
@@ -158,7 +158,12 @@ class _Classifier:
         self._regression = LogisticRegression(C=settings.inverse_penalty, max_iter=1000, tol=1e-3)
         self._regression.fit(self._transform(texts), [example.label for example in examples])
         self.labels = tuple(str(label) for label in self._regression.classes_)
-        self._seen = self._transform(texts, WORDING).T.tocsr()
+        places = {label: at for at, label in enumerate(self.labels)}
+        wording = self._transform(texts, WORDING)
+        of_label: list[list[int]] = [[] for _ in self.labels]
+        for at, example in enumerate(examples):
+            of_label[places[str(example.label)]].append(at)
+        self._wording = [wording[rows] for rows in of_label]
 
     def _transform(self, texts: Sequence[str], which: slice = slice(None)) -> Any:
         """[texts, features]"""
@@ -166,10 +171,20 @@ class _Classifier:
 
     def judge(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
         """Of each text: the best label's place, its score and its margin."""
-        probabilities = self._regression.predict_proba(self._transform(texts))
+        features = self._transform(texts)
+        probabilities = self._regression.predict_proba(features)
         second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-        likeness = (self._transform(texts, WORDING) @ self._seen).max(axis=1).toarray().ravel() / 2
-        return probabilities.argmax(axis=1), np.sqrt(first * likeness.clip(0, 1)), first - second
+        best = probabilities.argmax(axis=1)
+        likeness = self._liken(features[:, : self._wording[0].shape[1]], best)
+        return best, np.sqrt(first * likeness.clip(0, 1)), first - second
+
+    def _liken(self, wording: Any, best: npt.NDArray[np.int64]) -> Floats:
+        """The cosine of each text with the nearest example of its best label, over characters and words."""
+        nearest = np.zeros(len(best))
+        for label in np.unique(best):
+            own = np.flatnonzero(best == label)
+            nearest[own] = (self._wording[label] @ wording[own].T).max(axis=0).toarray().ravel() / 2
+        return nearest
 
 
 def _prepare(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class VectorSpace:
                     {word: at for at, word in enumerate(words)},
                     arrays["rarity"], arrays["directions"], int(arrays["passages"]),
                 )  # fmt: skip
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"the index's vectors cannot be read ({error}): delete the index, it is rebuilt") from error
         return space
 
