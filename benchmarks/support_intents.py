@@ -79,14 +79,17 @@ def judge(row: str, train: Sequence[Example], test: Sequence[Example]) -> None:
     scores = np.array([intent.score for intent in found])
     nearest, cosines = NearestExample(train).judge(texts)
     print(
-        f"  {row}: trained in {trained:.1f} s, {each:.2f} ms a question, threshold {model.threshold:.3f}, margin {model.margin}"
+        f"  {row}: trained in {trained:.1f} s, {each:.2f} ms a question,"
+        f" threshold {model.threshold:.3f}, margin {model.margin}"
     )
     print(
-        f"    macro-F1 of the known      {f1(truth[is_known], best[is_known])}   nearest {f1(truth[is_known], nearest[is_known])}"
+        f"    macro-F1 of the known      {f1(truth[is_known], best[is_known])}"
+        f"   nearest {f1(truth[is_known], nearest[is_known])}"
     )
     known_right = np.mean(told[is_known] == truth[is_known])
     print(
-        f"    with rejection             {f1(truth, told)}   known put right {known_right:.3f}, rejected {np.mean(told[is_known] == UNKNOWN):.3f}"
+        f"    with rejection             {f1(truth, told)}   known put right {known_right:.3f},"
+        f" rejected {np.mean(told[is_known] == UNKNOWN):.3f}"
     )
     if not is_known.all():
         print(
@@ -123,7 +126,8 @@ def measure_sample() -> None:
                 right += example.label is not None and intent.label == example.label
                 wrong += example.label is not None and intent.label not in (None, example.label)
         print(
-            f"sample, {language}: known put right {right}/{total}, put wrong {wrong}, unknown rejected {rejected}/{unknown}"
+            f"sample, {language}: known put right {right}/{total}, put wrong {wrong},"
+            f" unknown rejected {rejected}/{unknown}"
         )
 
 

@@ -5,7 +5,8 @@ python benchmarks/support_retrieval.py qa QA.jsonl.gz ...     questions on conte
 python benchmarks/support_retrieval.py latency TEXT.jsonl.gz ...   10^5 passages of {"messages": [...]} or {"context"}
 
 Plain search is FTS5 as it comes (`porter unicode61`, `trigram` for Chinese; every word of the question, OR), and the
-cosine of scikit-learn's TF-IDF as it comes (of one and two characters for Chinese). An article counts once in a list, at its best passage.
+cosine of scikit-learn's TF-IDF as it comes (of one and two characters for Chinese). An article counts once in a
+list, at its best passage.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ def ends_whole(text: str) -> bool:
 
 
 def repeats(text: str, passages: Sequence[str] = ()) -> bool:
-    """Whether a sentence of more than three words comes twice, or a run of words `RUN_TIMES` times and more often than in
-    any of the passages."""
+    """Whether a sentence of more than three words comes twice, or a run of words `RUN_TIMES` times and more often than
+    in any of the passages."""
     known = [_count_runs(passage) for passage in passages]
     sentences = Counter(" ".join(split_words(sentence)) for sentence in split_sentences(text))
     if any(count > 1 and len(sentence.split()) > 3 for sentence, count in sentences.items()):

@@ -274,7 +274,7 @@ def _search(
     terms: Sequence[Term],
     limit: int,
 ) -> list[Hit]:
-    """Lists fused: BM25, vectors, trigrams for Chinese, and all that these found by how much of the question it covers."""
+    """BM25, vectors, trigrams for Chinese, and all that these found by how much of the question it covers, fused."""
     words = list(dict.fromkeys(word for term in terms for word in term.words))[:MAX_QUERY_WORDS]
     weights = dict.fromkeys(words, SYNONYM) | dict.fromkeys((term.word for term in terms), 1.0)
     lists = [_rank_by_words(connection, number, words), vectors.rank(weights, CANDIDATES)]
