@@ -37,7 +37,7 @@ _MISSING = "The customer-service application needs more packages: pip install 'v
 @click.option("--tenant", "tenants", multiple=True, default=("shop",), show_default=True,
               help="A shop that is served; may be given several times, the first is the default.")  # fmt: skip
 @click.option("--embed-origin", "embed_origins", multiple=True, metavar="ORIGIN",
-              help="A site that may show the chat, such as https://shop.example; may be given several times.")  # fmt: skip
+              help="A site that may show the chat, such as https://shop.example; may be repeated.")  # fmt: skip
 @click.option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS",
               help="Whose X-Forwarded-For is believed; may be given several times.")  # fmt: skip
 @click.option("--max-answer-tokens", type=click.IntRange(1, 4096), default=96, show_default=True)
@@ -109,7 +109,8 @@ def _end_with_input() -> None:
 
 @contextmanager
 def beside_server(app: str | None, options: list[str], api_key: str) -> Iterator[Callable[[str], None]]:
-    """Something to call with the server's URL, which starts the application in a process of its own; it ends with the block.
+    """Something to call with the server's URL, which starts the application in a process of its own; it ends with the
+    block.
 
     In its own process, so that its retrieval and its database never hold up the server's event loop.
     """

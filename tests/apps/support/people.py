@@ -29,8 +29,10 @@ NO_LIMITS = Rates(*[Rate(100_000, 100_000.0)] * 6)
 WAIT_S = 60.0
 
 ARTICLES = {
-    "Returns": "You can return any item within 30 days of delivery. The refund takes 5 working days to reach your account.",
-    "Shipping": "Standard shipping costs 4 dollars and takes 3 days. Express shipping costs 12 dollars and takes one day.",
+    "Returns": "You can return any item within 30 days of delivery. "
+    "The refund takes 5 working days to reach your account.",
+    "Shipping": "Standard shipping costs 4 dollars and takes 3 days. "
+    "Express shipping costs 12 dollars and takes one day.",
     "Opening hours": "The shop in Main Street is open from 9 am to 6 pm, Monday to Saturday. It is closed on Sunday.",
     "退货政策": "您可以在收到商品后30天内退货。退款将在5个工作日内到账。",
 }

@@ -1,4 +1,5 @@
-"""A model server that says what it is told to say, without a socket: the application's HTTP client gets it as its transport."""
+"""A model server that says what it is told to say, without a socket: the application's HTTP client gets it as its
+transport."""
 
 from __future__ import annotations
 

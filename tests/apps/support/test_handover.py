@@ -91,9 +91,7 @@ class Scene:
         return step
 
     def release(self, agent: str, to: str) -> Callable[[Connection], None]:
-        return lambda connection: _drop(
-            handover.release(connection, TENANT, self.conversation, agent, to, self.now())
-        )
+        return lambda connection: _drop(handover.release(connection, TENANT, self.conversation, agent, to, self.now()))
 
     def ask_for_person(self, connection: Connection) -> None:
         handover.ask_for_person(connection, TENANT, self.conversation, self.customer, self.now())
@@ -107,7 +105,8 @@ class Scene:
         handover.give_up_waiting(connection, TENANT, self.now() + 1, self.now())
 
     def actors(self) -> list[list[Callable[[Connection], None]]]:
-        """Two processes that answer the same question, a third that calls a person, two agents, a customer, and the clock."""
+        """Two processes that answer the same question, a third that calls a person, two agents, a customer, and the
+        clock."""
         first, second = self.agents
         return [
             [self.begin("bot"), self.reply("bot")],
@@ -137,7 +136,9 @@ def make_scene(connection: Connection, customer: str, agents: Sequence[str], nam
     return Scene(customer, agents, started.id, question.id, names)
 
 
-def interleave(actors: list[list[Callable[[Connection], None]]], chance: random.Random) -> Iterator[Callable[..., None]]:
+def interleave(
+    actors: list[list[Callable[[Connection], None]]], chance: random.Random
+) -> Iterator[Callable[..., None]]:
     """All steps, each actor's in its own order."""
     order = [number for number, steps in enumerate(actors) for _ in steps]
     chance.shuffle(order)

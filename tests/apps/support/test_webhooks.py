@@ -1,4 +1,4 @@
-"""Webhooks: each change of state is told, once it happened, signed, again when it fails, and to public addresses only."""
+"""Webhooks: each change of state is told once it happened, signed, again when it fails, to public addresses only."""
 
 from __future__ import annotations
 
@@ -40,10 +40,13 @@ async def receiving(*statuses: int) -> AsyncIterator[Receiver]:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])}
+        pairs = (line.partition(":") for line in head.split("\r\n")[1:])
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
         receiver.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
         status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
-        writer.write(f"HTTP/1.1 {status} X\r\nlocation: http://localhost:1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 {status} X\r\nlocation: http://localhost:1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
+        )
         await writer.drain()
         writer.close()
 
@@ -162,7 +165,17 @@ async def test_a_host_written_as_a_number_is_looked_at_as_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://a.de/", "http://", "https://user:pw@a.de/", "https://a.de:0/", "http://a.de:x/", "https://ä.de/", "javascript:x"]
+    "url",
+    [
+        "",
+        "ftp://a.de/",
+        "http://",
+        "https://user:pw@a.de/",
+        "https://a.de:0/",
+        "http://a.de:x/",
+        "https://ä.de/",
+        "javascript:x",
+    ],
 )
 def test_what_is_no_address_for_a_webhook_is_refused(url: str) -> None:
     with pytest.raises(InvalidError):

@@ -1,7 +1,7 @@
 """Accounts: guests, customers, agents and admins, with their passwords as argon2id hashes.
 
-Hashing takes tens of milliseconds on purpose, so it stands apart from the functions that work inside a transaction. Knows neither tokens nor
-HTTP.
+Hashing takes tens of milliseconds on purpose, so it stands apart from the functions that work inside a transaction.
+Knows neither tokens nor HTTP.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Which question is answered when: those of one conversation one after the other, different conversations side by side.
 
-What is due stands in the database, so a process that dies mid-answer leaves nothing behind that the next one does not find. Knows neither what
-an answer is nor HTTP.
+What is due stands in the database, so a process that dies mid-answer leaves nothing behind that the next one does not
+find. Knows neither what an answer is nor HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from vivace.apps.support.store import Store
 from vivace.apps.support.workers import Workers
 from vivace.errors import BusyError
 
-MAX_QUESTIONS = 4096
-"""Waiting or being answered."""
+ROOM_LEAST = 64
+"""So many questions may always be under way."""
+WINDOW_S = 5.0
+"""Over which it is counted how many are answered a second."""
 
 _logger = logging.getLogger("vivace.support.answers")
 
@@ -45,23 +48,42 @@ class Answering:
         workers: Workers,
         hub: Hub,
         on_change: Callable[[], None],
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._workers = workers
         self._hub = hub
         self._on_change = on_change
+        self._wait_s = wait_s
+        self._clock = clock
+        self._count = 0
+        self._answered: deque[float] = deque()
         self._lanes: dict[str, _Lane] = {}
 
     @property
     def count(self) -> int:
         """Questions waiting or being answered."""
-        return sum(len(lane.waiting) + bool(lane.current) for lane in self._lanes.values())
+        return self._count
 
     def check_room(self) -> None:
-        """Raises `BusyError` when another question would wait too long."""
-        if len(self._lanes) >= MAX_QUESTIONS:
+        """Raises `BusyError` when another question would wait longer than `answer_wait_s` behind those under way.
+
+        By Little's law the wait is their number over the rate at which questions have been answered of late.
+        """
+        if self._count >= self._room():
             raise BusyError("Too many questions are waiting. Try again in a moment.", retry_after_s=2.0)
+
+    def is_pressed(self) -> bool:
+        """Whether there is so much to do that passages should answer alone: three times as many for the same work."""
+        return self._count >= max(ROOM_LEAST / 2, self._room() / 2)
+
+    def _room(self) -> float:
+        now = self._clock()
+        while self._answered and self._answered[0] < now - WINDOW_S:
+            self._answered.popleft()
+        return max(ROOM_LEAST, len(self._answered) / WINDOW_S * self._wait_s)
 
     def ask(self, question: Question) -> None:
         """Answer it, after those of its conversation that came before. One that is known already is left alone."""
@@ -71,6 +93,7 @@ class Answering:
             return
         lane.stopped = False
         lane.waiting.append(question)
+        self._count += 1
         if lane.task is None:
             lane.task = asyncio.create_task(self._work(question.conversation_id, lane))
 
@@ -78,13 +101,13 @@ class Answering:
         """The conversation is no longer the bot's: say nothing more."""
         if (lane := self._lanes.get(conversation_id)) is not None:
             lane.stopped = True
-            lane.waiting.clear()
+            self._drop_waiting(lane)
             self._hub.end_draft(conversation_id)
 
     async def resume(self) -> int:
         """Take up what is due and nobody works on: after a restart, all of it. Returns how many there are."""
         due = await self._workers.run(self._store.read, conversations.list_due)
-        for conversation_id, message_id in due[:MAX_QUESTIONS]:
+        for conversation_id, message_id in due:
             self.ask(Question(conversation_id, message_id))
         return len(due)
 
@@ -100,16 +123,25 @@ class Answering:
             while lane.waiting:
                 question = lane.waiting.popleft()
                 lane.current = question.message_id
-                await self._answer(question, lane)
-                lane.current = ""
+                try:
+                    await self._answer(question, lane)
+                finally:
+                    lane.current = ""
+                    self._count -= 1
+                    self._answered.append(self._clock())
         finally:
+            self._drop_waiting(lane)
             if self._lanes.get(conversation_id) is lane:
                 del self._lanes[conversation_id]
 
+    def _drop_waiting(self, lane: _Lane) -> None:
+        self._count -= len(lane.waiting)
+        lane.waiting.clear()
+
     async def _answer(self, question: Question, lane: _Lane) -> None:
         try:
-            if await self._pipeline.answer(question, lambda: lane.stopped):
-                lane.waiting.clear()
+            if await self._pipeline.answer(question, lambda: lane.stopped, pressed=self.is_pressed()):
+                self._drop_waiting(lane)
                 self._on_change()
         except BusyError:
             _logger.warning("too much to do; a question waits for the next look at what is due")

@@ -65,6 +65,8 @@ from vivace.errors import (
 
 SWITCH_S = 0.0005
 """How long a thread may keep the event loop waiting, when both want to run Python."""
+KEEP_ALIVE_S = 75
+"""An idle connection is closed after this long: customers think."""
 PASSWORD_THREADS = 2
 MAX_WAITING_PASSWORDS = 64
 
@@ -112,7 +114,7 @@ def build_service(
         classifier=classifier,
         knowledge=knowledge,
         model=model,
-        answering=Answering(pipeline, store, workers, hub, sender.wake),
+        answering=Answering(pipeline, store, workers, hub, sender.wake, config.answer_wait_s),
         sender=sender,
         streams={},
         clock=clock,
@@ -148,7 +150,7 @@ def build_app(service: Service, *, with_upkeep: bool = True) -> Starlette:
             Route("/health", partial(show_health, service)),
             *build_page_routes(service.config.embed_origins),
         ],
-        middleware=[Middleware(RequestLog)],
+        middleware=[Middleware(RequestLog), Middleware(PathGuard)],
         lifespan=run,
         exception_handlers=handlers | {HTTPException: report_http_error, Exception: report_bug},
     )
@@ -230,6 +232,20 @@ class RequestLog:
             _requests.info("request", extra={"fields": fields | {"ms": round(1000 * (time.perf_counter() - began), 1)}})
 
 
+class PathGuard:
+    """What has control characters in its path is nowhere: PostgreSQL takes no NUL, even to say that there is no
+    such id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (len(scope["path"]) > 500 or not scope["path"].isprintable()):
+            await report_http_error(Request(scope), HTTPException(404))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 def listen(config: SupportConfig) -> socket.socket:
     """A socket bound to the configured address. Raises `ConfigError` when that cannot be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -262,6 +278,7 @@ def serve(config: SupportConfig, announce: Callable[[str], None]) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=2,
         )
         server = _Server(settings, partial(announce, url))

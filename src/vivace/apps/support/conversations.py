@@ -1,8 +1,8 @@
 """Conversations in the database: messages, and the events by which readers follow them.
 
-Events of one conversation are numbered 1, 2, 3, … under the lock of its row, so whoever has read up to N misses nothing that comes
-after. Functions work inside a caller's transaction. Knows no HTTP, and of hand-over only the one condition under which
-a bot may speak.
+Events of one conversation are numbered 1, 2, 3, … under the lock of its row, so whoever has read up to N misses
+nothing that comes after. Functions work inside a caller's transaction. Knows no HTTP, and of hand-over only the one
+condition under which a bot may speak.
 """
 
 from __future__ import annotations
@@ -235,8 +235,9 @@ def post_from_agent(connection: Connection, tenant: str, id: str, new: NewMessag
 def post_reply(connection: Connection, id: str, version: int, new: NewMessage, now: float) -> Message | None:
     """Keep the bot's answer to `new.reply_to`, if the bot still has the conversation as it was at `version`.
 
-    The compare-and-set that keeps a bot from talking over a person: in the transaction that posts, the row is changed only while its state is
-    `bot` and its version the one that the answer was begun with. None: it is not, or the question was answered already.
+    The compare-and-set that keeps a bot from talking over a person: in the transaction that posts, the row is changed
+    only while its state is `bot` and its version the one that the answer was begun with. None: it is not, or the
+    question was answered already.
     """
     statement = (
         sa.update(conversations)

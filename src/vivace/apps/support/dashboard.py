@@ -1,7 +1,7 @@
 """The shop's figures over the last days: how fast, how often the bot was enough, what people thought.
 
-Functions work inside a caller's transaction; nothing is counted in advance. Percentiles are the values at their rank in all
-answers of the time, at most `MAX_ANSWERS` of them, the latest.
+Functions work inside a caller's transaction; nothing is counted in advance. Percentiles are the values at their rank
+in all answers of the time, at most `MAX_ANSWERS` of them, the latest.
 """
 
 from __future__ import annotations

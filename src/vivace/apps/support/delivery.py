@@ -1,7 +1,7 @@
 """Sends the outbox: signed, bounded, tried again, and to public addresses only.
 
-The name is resolved here, every address it has is looked at, and the connection goes to the one that was looked at: a name
-that leads elsewhere a moment later gains nothing. Redirections are not followed. Knows no message's text.
+The name is resolved here, every address it has is looked at, and the connection goes to the one that was looked at: a
+name that leads elsewhere a moment later gains nothing. Redirections are not followed. Knows no message's text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def make_secret(key: bytes, webhook_id: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether it is one of the Internet's: no loopback, private network, link-local (metadata services) or multicast."""
+    """Whether it is one of the Internet's: no loopback, private network, link-local (metadata) or multicast."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)

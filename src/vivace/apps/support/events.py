@@ -1,7 +1,8 @@
 """A conversation followed as server-sent events: what was kept after the last event seen, then whatever happens.
 
-Kept events carry their number as the event's id; drafts carry none, so that a reader that comes back with the last id it saw gets each
-kept event once, and the draft as it stands. Knows no access rights: `is_good` says whether the reader may go on.
+Kept events carry their number as the event's id; drafts carry none, so that a reader that comes back with the last id
+it saw gets each kept event once, and the draft as it stands. Knows no access rights: `is_good` says whether the
+reader may go on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An answer without a model: the sentences of a passage that fit the question best, word for word."""
+"""An answer without a model: the sentences of the best passage that fit the question best, word for word."""
 
 from __future__ import annotations
 
@@ -7,44 +7,50 @@ from collections import Counter
 from collections.abc import Sequence
 
 from vivace.apps.support.index import Hit
-from vivace.apps.support.words import content_words, split_sentences, split_words
+from vivace.apps.support.synonyms import SHOP, Term, Thesaurus
+from vivace.apps.support.words import split_sentences, split_words
 
-MIN_SCORE = 0.35
-"""A hit that covers less of the question is no answer to it."""
+MIN_SCORE = 0.45
+"""A best hit that covers less of the question is no answer to it."""
 
 MAX_CHARACTERS = 400
 
 
-def answer_from(hits: Sequence[Hit], question: str) -> str:
-    """The best sentence of the passages that fit best, with what follows it while there is room; "" where no passage covers
-    enough of the question to be an answer.
+def answer_from(hits: Sequence[Hit], question: str, thesaurus: Thesaurus = SHOP) -> str:
+    """The sentence of the first hit that holds most of what is asked, and what follows it while there is room, as they
+    stand in the passage; "" where the first hit covers too little of the question to be an answer.
     """
-    asked = set(content_words(question))
-    able = [hit for hit in hits if hit.score >= MIN_SCORE]
-    if not asked or not able:
+    terms = thesaurus.expand(question)
+    if not terms or not hits or hits[0].score < MIN_SCORE:
         return ""
-    hit = max(able, key=lambda hit: (round(hit.score, 2), -hit.rank))
-    sentences = split_sentences(hit.text)
-    weights = _rarities(
-        asked, [set(split_words(sentence)) for other in hits for sentence in split_sentences(other.text)]
-    )
-    values = [sum(weights[word] for word in asked & set(split_words(sentence))) for sentence in sentences]
-    first = max(range(len(sentences)), key=lambda at: (values[at], -at))
-    if values[first] == 0:
-        first = 0
-    return _take(sentences, first)
-
-
-def _rarities(words: set[str], sentences: Sequence[set[str]]) -> dict[str, float]:
-    counts = Counter(word for sentence in sentences for word in sentence & words)
-    return {word: math.log(1 + len(sentences) / (1 + counts[word])) for word in words}
-
-
-def _take(sentences: Sequence[str], first: int) -> str:
-    """A sentence, and the ones after it while all are no longer than the limit."""
-    taken = [sentences[first]]
-    for sentence in sentences[first + 1 :]:
-        if sum(map(len, taken)) + len(sentence) > MAX_CHARACTERS:
+    spans = _find_sentences(hits[0].text)
+    words = [set(split_words(hits[0].text[start:end])) for start, end in spans]
+    weights = _rarities(terms, words)
+    values = [
+        sum(weight for term, weight in zip(terms, weights, strict=True) if _stands_in(term, own)) for own in words
+    ]
+    first = max(range(len(spans)), key=lambda at: (values[at], -at))
+    start, end = spans[first]
+    for _, later in spans[first + 1 :]:
+        if later - start > MAX_CHARACTERS:
             break
-        taken.append(sentence)
-    return "\n".join(taken) if any(sentence.startswith("- ") for sentence in taken) else " ".join(taken)
+        end = later
+    return hits[0].text[start:end]
+
+
+def _find_sentences(text: str) -> list[tuple[int, int]]:
+    spans, at = [], 0
+    for sentence in split_sentences(text):
+        start = text.index(sentence, at)
+        at = start + len(sentence)
+        spans.append((start, at))
+    return spans
+
+
+def _rarities(terms: Sequence[Term], sentences: Sequence[set[str]]) -> list[float]:
+    counts = Counter(term for sentence in sentences for term in terms if _stands_in(term, sentence))
+    return [math.log(1 + len(sentences) / (1 + counts[term])) for term in terms]
+
+
+def _stands_in(term: Term, words: set[str]) -> bool:
+    return term.word in words or not words.isdisjoint(term.others)

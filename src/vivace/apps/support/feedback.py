@@ -89,8 +89,8 @@ def list_page(connection: Connection, tenant: str, rating: str | None, before: f
 
 
 def export_conversations(connection: Connection, tenant: str, system: str) -> Iterator[str]:
-    """JSON lines `{"messages": [...], "source"}` as `vivace compress` and `vivace eval` read them: answers that customers rated up, and
-    what agents answered unless it was rated down; each with the question before it."""
+    """JSON lines `{"messages": [...], "source"}` as `vivace compress` and `vivace eval` read them: answers that
+    customers rated up, and what agents answered unless it was rated down; each with the question before it."""
     down = sa.select(feedback.c.message_id).where(feedback.c.tenant == tenant, feedback.c.rating == "down")
     up = sa.select(feedback.c.message_id).where(feedback.c.tenant == tenant, feedback.c.rating == "up")
     good = sa.or_(messages.c.id.in_(up), sa.and_(messages.c.author == "agent", messages.c.id.not_in(down)))

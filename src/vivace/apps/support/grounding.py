@@ -12,20 +12,24 @@ from dataclasses import dataclass
 
 from vivace.apps.support.index import Hit
 from vivace.apps.support.language import Language, detect_language
-from vivace.apps.support.words import content_words, fold, split_sentences, split_words
+from vivace.apps.support.words import HAN, content_words, fold, split_sentences, split_words
 
 MIN_OVERLAP = 0.6
 """Share of a sentence's content words that must stand in the passages."""
 
+RUN_WORDS, RUN_CHARACTERS, RUN_TIMES = 4, 8, 3
+"""A run of so many words, or Chinese characters, so many times, is a loop."""
+
 SAME_SUBJECT = 0.6
 """Share of a sentence's words that one sentence of a passage must hold to be about the same thing."""
 
+_WORD = re.compile(rf"[^\W_{HAN}]+")
 COURTESY = re.compile(
-    r"(?:thanks?|thank you|sorry|apolog|hello|hi\b|hi,|welcome|happy to help|glad to help|let me know|anything else|have a (?:nice|great|good)"
-    r"|i understand|of course|certainly|sure|is there anything|feel free|please note|hope (?:this|that) helps"
-    r"|您好|你好|谢谢|感谢|抱歉|不客气|请随时|还有什么|希望.{0,6}帮助|当然|好的)",
+    r"thanks?|thank you|sorry|apolog|hello|hi\b|welcome|happy to help|glad to help|let me know|anything else|of course"
+    r"|have a (?:nice|great|good)|i understand|certainly|sure\b|feel free|please note|hope (?:this|that) helps"
+    r"|[您你]好|谢谢|感谢|抱歉|不客气|请随时|还有什么|希望.{0,6}帮助|当然|好的",
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def check_answer(answer: str, passages: Sequence[str], language: Language, finis
     overlap = _share(content_words(" ".join(statements)), known)
     checks = {
         "unfinished": not finished or not ends_whole(text),
-        "repeats": repeats(text),
+        "repeats": repeats(text, passages),
         "language": not _is_in(text, language),
         "beyond_passages": any(_share(content_words(sentence), known) < MIN_OVERLAP for sentence in statements),
         "number": bool(numbers(" ".join(statements)) - {number for passage in passages for number in numbers(passage)}),
@@ -126,14 +130,25 @@ def ends_whole(text: str) -> bool:
     )
 
 
-def repeats(text: str, length: int = 4, times: int = 3) -> bool:
-    """Whether a sentence comes twice, or a run of `length` words `times` times."""
+def repeats(text: str, passages: Sequence[str] = ()) -> bool:
+    """Whether a sentence of more than three words comes twice, or a run of words `RUN_TIMES` times and more often than
+    in any of the passages."""
+    known = [_count_runs(passage) for passage in passages]
     sentences = Counter(" ".join(split_words(sentence)) for sentence in split_sentences(text))
     if any(count > 1 and len(sentence.split()) > 3 for sentence, count in sentences.items()):
         return True
-    words = split_words(text)
-    runs = Counter(tuple(words[at : at + length]) for at in range(len(words) - length + 1))
-    return any(count >= times for count in runs.values())
+    return any(
+        count >= RUN_TIMES and count > max((runs[run] for runs in known), default=0)
+        for run, count in _count_runs(text).items()
+    )
+
+
+def _count_runs(text: str) -> Counter[tuple[str, ...]]:
+    words = _WORD.findall(fold(text))
+    runs = [tuple(words[at : at + RUN_WORDS]) for at in range(len(words) - RUN_WORDS + 1)]
+    characters = re.findall(rf"[{HAN}]", text)
+    runs += [tuple(characters[at : at + RUN_CHARACTERS]) for at in range(len(characters) - RUN_CHARACTERS + 1)]
+    return Counter(runs)
 
 
 NUMBER_WORDS = {
@@ -144,7 +159,7 @@ NUMBER_WORDS = {
 }  # fmt: skip
 CHINESE_DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?")
-_NUMBER_WORD = re.compile(rf"\b({'|'.join(NUMBER_WORDS)})(?:[- ]({'|'.join(list(NUMBER_WORDS)[1:9])}))?\b")
+_NUMBER_WORD = re.compile(rf"\b({'|'.join(NUMBER_WORDS)})(?:[- ](one|{'|'.join(list(NUMBER_WORDS)[1:9])}))?\b")
 _CHINESE_NUMBER = re.compile("[一二两三四五六七八九十百]+(?=[天日月年周个小时分钟元块折次件号岁公斤%])")
 
 
@@ -153,7 +168,7 @@ def numbers(text: str) -> set[str]:
     text = fold(text)
     found = {_plain(float(number)) for number in _DECIMAL.findall(text)}
     for tens, ones in _NUMBER_WORD.findall(text):
-        whole = NUMBER_WORDS[tens] + (NUMBER_WORDS[ones] if ones and 20 <= NUMBER_WORDS[tens] <= 90 else 0)
+        whole = NUMBER_WORDS[tens] + (NUMBER_WORDS.get(ones, 1) if ones and 20 <= NUMBER_WORDS[tens] <= 90 else 0)
         found.add(_plain(whole))
     return found | {_plain(_chinese_number(number)) for number in _CHINESE_NUMBER.findall(text)}
 
@@ -174,16 +189,16 @@ def _chinese_number(text: str) -> int:
 
 
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|none|cannot|without|neither|nor|unable|nothing)\b|n['’]t\b|不|没|無|无法|未|勿|非(?!常)|禁止|except\b", re.IGNORECASE
-)  # fmt: skip
+    r"\b(?:not|no|never|none|cannot|without|neither|nor|unable|nothing|except)\b|n['’]t\b"
+    r"|不|没|無|无法|未|勿|非(?!常)|禁止",
+    re.IGNORECASE,
+)
+_NO_NEGATION = re.compile("不仅|不但|不错|不过|没问题|不久|无论|不论|not only|no matter", re.IGNORECASE)
 
 
 def _is_negative(sentence: str) -> bool:
-    """Whether negations are odd in number: "not impossible without" cancel out, two by two."""
-    return (
-        len(_NEGATION.findall(re.sub("不仅|不但|不错|不过|没问题|不久|无论|不论|not only|no matter", "", sentence))) % 2
-        == 1
-    )
+    """Whether negations are odd in number: two cancel each other out."""
+    return len(_NEGATION.findall(_NO_NEGATION.sub("", sentence))) % 2 == 1
 
 
 def _contradicts(sentence: str, passages: Sequence[str]) -> bool:

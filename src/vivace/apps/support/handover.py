@@ -4,8 +4,8 @@
      ▲            │              │
      └────────────┴──────────────┘        (and from each to closed)
 
-Every change is one compare-and-set on the version, in one transaction with the event that tells of it, the webhooks' outbox
-and the audit; a question that the bot has not answered by then is no longer the bot's. Knows no HTTP.
+Every change is one compare-and-set on the version, in one transaction with the event that tells of it, the webhooks'
+outbox and the audit; a question that the bot has not answered by then is no longer the bot's. Knows no HTTP.
 """
 
 from __future__ import annotations

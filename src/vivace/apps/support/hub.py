@@ -1,7 +1,8 @@
 """Who is to be woken when something happens, and the drafts of answers under way; in memory, on one event loop.
 
-A channel is a conversation's, or a tenant's queue. Nothing in it needs to outlive the process: what is kept stands in the
-database, and its readers are told only that there is more. A slow reader holds nothing up, since it takes what is there when it comes.
+A channel is a conversation's, or a tenant's queue. Nothing in it needs to outlive the process: what is kept stands in
+the database, and its readers are told only that there is more. A slow reader holds nothing up, since it takes what is
+there when it comes.
 """
 
 from __future__ import annotations

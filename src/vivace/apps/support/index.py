@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from vivace.apps.support.passages import Passage
-from vivace.apps.support.vectors import TenantVectors, VectorSpace
-from vivace.apps.support.words import content_words, has_chinese, split_words
+from vivace.apps.support.synonyms import SHOP, Term, Thesaurus
+from vivace.apps.support.vectors import NO_VECTORS, Floats, TenantVectors, VectorSpace
+from vivace.apps.support.words import find_chinese, has_chinese, split_words
 from vivace.errors import ConfigError, DataError
 
 SCHEMA_VERSION = 1
@@ -31,10 +32,24 @@ COLUMN_WEIGHTS = (2.0, 2.0, 1.0)
 CANDIDATES = 50
 """Taken of each list before they are fused."""
 
+SYNONYM = 0.5
+"""Weight of a synonym in a question's vector; the word that was used has 1."""
+
+COVERED_BY_SYNONYM = 0.8
+"""What a synonym in a passage counts for the score; the word that was used counts 1."""
+
+WEAK = 0.35
+"""A best score below this is tried again with the words of the other language."""
+
 ROWS_SCORED = 4_000
 """Rows that BM25 is worked out for, about: a question's commonest words are left out where there are more."""
 
-MAX_QUERY_WORDS = 48
+REFIT_SHARE = 0.2
+"""Of a tenant's passages that change before its vectors are fitted anew; until then new ones use the old space."""
+
+MAX_QUERY_WORDS = 96
+"""Synonyms among them; what is beyond is not looked for."""
+
 ROWS_A_TENANT = 1 << 32
 
 _SCHEMA = """
@@ -64,8 +79,8 @@ class ArticlePassages:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage found. `rank` counts from 1. `score`, from 0 to 1, says how much of what the question asks about stands in
-    the passage, whatever its rank: rare words count more, words that the tenant's articles never use count most."""
+    """A passage found. `rank` counts from 1. `score`, from 0 to 1, says how much of what the question asks about stands
+    in the passage, whatever its rank: rare words count more, words that the tenant's articles never use count most."""
 
     passage_id: int
     article_id: str
@@ -86,9 +101,10 @@ class PassageIndex:
     BM25, is counted over the whole file.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, thesaurus: Thesaurus = SHOP) -> None:
         """Open the file, or make it. Raises `ConfigError` where it is no index of this version."""
         self._path = str(path)
+        self._thesaurus = thesaurus
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._writing = threading.Lock()
         self._vectors: dict[str, tuple[int, TenantVectors]] = {}
@@ -160,18 +176,26 @@ class PassageIndex:
         """Put an article's passages in the place of those it had, all at once for any search."""
         with self._transaction() as connection:
             number = _number_of(connection, tenant)
+            known = self._vectors_now(connection, tenant)
             removed = _delete(connection, tenant, article_id)
-            space = _load_space(connection, number)
-            _insert(connection, tenant, number, ArticlePassages(article_id, version, tuple(passages)), space)
-            _note_change(connection, tenant, number, removed + len(passages))
+            article = ArticlePassages(article_id, version, tuple(passages))
+            rows, matrix = _insert(connection, tenant, number, article, known.space)
+            generation = _note_change(connection, tenant, number, len(removed) + len(passages))
+        if generation is not None:
+            self._vectors[tenant] = (generation, known.without(removed).plus(rows, matrix))
 
     def remove(self, tenant: str, article_id: str) -> bool:
         """Take an article out; whether there was one."""
         with self._transaction() as connection:
+            number = _find_number(connection, tenant)
+            known = self._vectors_now(connection, tenant)
             removed = _delete(connection, tenant, article_id)
-            if removed:
-                _note_change(connection, tenant, _number_of(connection, tenant), removed)
-        return removed > 0
+            if number is None or not removed:
+                return False
+            generation = _note_change(connection, tenant, number, len(removed))
+        if generation is not None:
+            self._vectors[tenant] = (generation, known.without(removed))
+        return True
 
     def rebuild(self, tenant: str, articles: Iterable[ArticlePassages]) -> None:
         """Put these articles in the place of everything the tenant had, and fit its vectors once."""
@@ -195,33 +219,35 @@ class PassageIndex:
         """
         if limit < 1:
             raise DataError(f"a search returns at least one passage, not {limit}: raise the limit")
-        words = list(dict.fromkeys(content_words(query) or split_words(query)))[:MAX_QUERY_WORDS]
-        if not words:
+        query = query.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+        terms = self._thesaurus.expand(query)
+        if not terms:
             return []
         with self._reader() as connection:
-            row = connection.execute("SELECT number, generation FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
-            if row is None:
+            vectors = self._vectors_now(connection, tenant)
+            number = _find_number(connection, tenant)
+            if number is None or vectors.space is None:
                 return []
-            number, generation = int(row[0]), int(row[1])
-            vectors = self._vectors_of(connection, tenant, number, generation)
-            lists = [_rank_by_words(connection, number, words)]
-            if has_chinese(query):
-                lists.append(_rank_by_trigrams(connection, number, query))
-            lists.append(vectors.rank(words, CANDIDATES))
-            rows = fuse(lists)[:limit]
-            return _read_hits(connection, tenant, rows, vectors.space, words)
+            hits = _search(connection, tenant, number, vectors, query, terms, limit)
+            if not hits or max(hit.score for hit in hits) < WEAK:
+                across = self._thesaurus.expand(query, across=True)
+                others = _search(connection, tenant, number, vectors, query, across, limit) if across != terms else []
+                hits = max(hits, others, key=lambda found: max((hit.score for hit in found), default=0.0))
+        return hits
 
-    def _vectors_of(self, connection: sqlite3.Connection, tenant: str, number: int, generation: int) -> TenantVectors:
+    def _vectors_now(self, connection: sqlite3.Connection, tenant: str) -> TenantVectors:
+        """The tenant's vectors as the connection's transaction sees them, read where another process changed them."""
+        row = connection.execute("SELECT generation, number FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
+        if row is None:
+            return NO_VECTORS
+        generation, number = int(row[0]), int(row[1])
         known = self._vectors.get(tenant)
         if known is None or known[0] != generation:
-            space = _load_space(connection, number)
-            vectors = TenantVectors.read(
-                space,
-                connection.execute(
-                    "SELECT row, vector FROM passages WHERE tenant = ? AND vector IS NOT NULL", (tenant,)
-                ),
+            rows = connection.execute(
+                "SELECT row, vector FROM passages WHERE tenant = ? AND vector IS NOT NULL ORDER BY row", (tenant,)
             )
-            known = self._vectors[tenant] = (generation, vectors)
+            known = (generation, TenantVectors.read(_load_space(connection, number), rows))
+            self._vectors[tenant] = known
         return known[1]
 
 
@@ -239,19 +265,40 @@ def quote(word: str) -> str:
     return '"' + word.replace('"', '""') + '"'
 
 
+def _search(
+    connection: sqlite3.Connection,
+    tenant: str,
+    number: int,
+    vectors: TenantVectors,
+    query: str,
+    terms: Sequence[Term],
+    limit: int,
+) -> list[Hit]:
+    """BM25, vectors, trigrams for Chinese, and all that these found by how much of the question it covers, fused."""
+    words = list(dict.fromkeys(word for term in terms for word in term.words))[:MAX_QUERY_WORDS]
+    weights = dict.fromkeys(words, SYNONYM) | dict.fromkeys((term.word for term in terms), 1.0)
+    lists = [_rank_by_words(connection, number, words), vectors.rank(weights, CANDIDATES)]
+    if has_chinese(query):
+        lists.append(_rank_by_trigrams(connection, number, query))
+    scores = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
+    lists.append(sorted(scores, key=lambda row: (-scores[row], row)))
+    return _read_hits(connection, tenant, fuse(lists)[:limit], scores)
+
+
 def _rank_by_words(connection: sqlite3.Connection, number: int, words: Sequence[str]) -> list[int]:
     counts = _count_rows(connection, words)
     known = sorted((word for word in words if counts.get(word)), key=counts.__getitem__)
     if not known:
         return []
-    chosen, rows = [], 0
-    for word in known:
+    chosen = [known[0]]
+    rows = counts[known[0]]
+    for word in known[1:]:
         rows += counts[word]
-        if chosen and rows > ROWS_SCORED:
+        if rows > ROWS_SCORED:
             break
         chosen.append(word)
     match = " OR ".join(map(quote, chosen))
-    if counts[chosen[0]] > ROWS_SCORED and len(known) > 1:
+    if counts[known[0]] > ROWS_SCORED and len(known) > 1:
         match = f"{quote(known[0])} AND ({' OR '.join(map(quote, known[1:4]))})"
     return _rank(connection, "words", number, match)
 
@@ -264,9 +311,8 @@ def _count_rows(connection: sqlite3.Connection, words: Sequence[str]) -> dict[st
 
 
 def _rank_by_trigrams(connection: sqlite3.Connection, number: int, query: str) -> list[int]:
-    text = "".join(query.split()).lower()
-    pieces = [text[at : at + 3] for at in range(len(text) - 2)]
-    pieces = [piece for piece in dict.fromkeys(pieces) if has_chinese(piece)][:MAX_QUERY_WORDS]
+    runs = find_chinese(query)
+    pieces = list(dict.fromkeys(run[at : at + 3] for run in runs for at in range(len(run) - 2)))[:MAX_QUERY_WORDS]
     return _rank(connection, "trigrams", number, " OR ".join(map(quote, pieces))) if pieces else []
 
 
@@ -281,29 +327,47 @@ def _rank(connection: sqlite3.Connection, table: str, number: int, match: str) -
     return [int(row) for (row,) in rows]
 
 
+def _cover(
+    connection: sqlite3.Connection, rows: Iterable[int], terms: Sequence[Term], space: VectorSpace | None
+) -> dict[int, float]:
+    """Of each row, the share of what is asked about that stands in it, weighed by rarity."""
+    weights = space.weights([term.word for term in terms]) if space else [1.0] * len(terms)
+    scores = {}
+    numbers = tuple(rows)
+    marks = ", ".join("?" * len(numbers))
+    found = connection.execute(f"SELECT rowid, title, heading, text FROM words WHERE rowid IN ({marks})", numbers)
+    for row, title, heading, text in found:
+        present = {*title.split(), *heading.split(), *text.split()}
+        covered = sum(weight * _presence(term, present) for term, weight in zip(terms, weights, strict=True))
+        scores[int(row)] = covered / sum(weights)
+    return scores
+
+
+def _presence(term: Term, present: set[str]) -> float:
+    if term.word in present:
+        return 1.0
+    return COVERED_BY_SYNONYM if not present.isdisjoint(term.others) else 0.0
+
+
 def _read_hits(
-    connection: sqlite3.Connection, tenant: str, rows: Sequence[int], space: VectorSpace | None, words: Sequence[str]
+    connection: sqlite3.Connection, tenant: str, rows: Sequence[int], scores: Mapping[int, float]
 ) -> list[Hit]:
     marks = ", ".join("?" * len(rows))
     found = connection.execute(
-        f"SELECT row, article_id, version, title, heading, text FROM passages WHERE tenant = ? AND row IN ({marks})",
+        f"SELECT row, article_id, version, title, heading, text FROM passages WHERE +tenant = ? AND row IN ({marks})",
         (tenant, *rows),
     )
-    by_row = {int(row[0]): row for row in found}
-    weights = space.weights(words) if space else [1.0] * len(words)
-    hits = []
+    by_row = {int(row): rest for row, *rest in found}
+    hits: list[Hit] = []
     for row in rows:
-        if row not in by_row:
-            continue
-        _, article, version, title, heading, text = by_row[row]
-        score = _coverage(words, weights, f"{title}\n{heading}\n{text}")
-        hits.append(Hit(row, str(article), int(version), str(title), str(heading), str(text), score, len(hits) + 1))
+        article, version, title, heading, text = by_row[row]
+        hits.append(Hit(row, article, version, title, heading, text, scores[row], len(hits) + 1))
     return hits
 
 
-def _coverage(words: Sequence[str], weights: Sequence[float], text: str) -> float:
-    present = set(split_words(text))
-    return sum(weight for word, weight in zip(words, weights, strict=True) if word in present) / sum(weights)
+def _find_number(connection: sqlite3.Connection, tenant: str) -> int | None:
+    row = connection.execute("SELECT number FROM tenants WHERE tenant = ?", (tenant,)).fetchone()
+    return int(row[0]) if row else None
 
 
 def _number_of(connection: sqlite3.Connection, tenant: str) -> int:
@@ -311,13 +375,14 @@ def _number_of(connection: sqlite3.Connection, tenant: str) -> int:
     return int(connection.execute("SELECT number FROM tenants WHERE tenant = ?", (tenant,)).fetchone()[0])
 
 
-def _delete(connection: sqlite3.Connection, tenant: str, article_id: str) -> int:
+def _delete(connection: sqlite3.Connection, tenant: str, article_id: str) -> list[int]:
+    """The rows that were the article's."""
     rows = connection.execute(
         "DELETE FROM passages WHERE tenant = ? AND article_id = ? RETURNING row", (tenant, article_id)
     ).fetchall()
     for table in ("words", "trigrams"):
         connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", rows)
-    return len(rows)
+    return [int(row) for (row,) in rows]
 
 
 def _delete_all(connection: sqlite3.Connection, tenant: str, number: int) -> None:
@@ -329,62 +394,67 @@ def _delete_all(connection: sqlite3.Connection, tenant: str, number: int) -> Non
 
 def _insert(
     connection: sqlite3.Connection, tenant: str, number: int, article: ArticlePassages, space: VectorSpace | None
-) -> None:
+) -> tuple[list[int], Floats]:
+    """The article's rows, and their vectors if there is a space for them: [passages, dimensions]."""
+    count = len(article.passages)
     first = connection.execute(
-        "UPDATE tenants SET next_row = next_row + ? WHERE number = ? RETURNING next_row - ?",
-        (len(article.passages), number, len(article.passages)),
+        "UPDATE tenants SET next_row = next_row + ? WHERE number = ? RETURNING next_row - ?", (count, number, count)
     ).fetchone()[0]
-    rows = [number * ROWS_A_TENANT + first + at for at in range(len(article.passages))]
-    texts = [f"{passage.title}\n{passage.heading}\n{passage.text}" for passage in article.passages]
+    rows = [number * ROWS_A_TENANT + first + at for at in range(count)]
+    fields = [(passage.title, passage.heading, passage.text) for passage in article.passages]
+    words = [[split_words(field) for field in three] for three in fields]
     vectors = (
-        [vector.tobytes() for vector in space.project(map(split_words, texts))]
-        if space and texts
-        else [None] * len(texts)
+        space.project([[*title, *heading, *text] for title, heading, text in words])
+        if space
+        else np.zeros((count, 0), np.float32)
     )
+    blobs = [vector.tobytes() if space else None for vector in vectors]
     connection.executemany(
         "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (row, tenant, article.article_id, article.version, at, passage.title, passage.heading, passage.text, vector)
-            for at, (row, passage, vector) in enumerate(zip(rows, article.passages, vectors, strict=True))
+            (row, tenant, article.article_id, article.version, at, *three, blob)
+            for at, (row, three, blob) in enumerate(zip(rows, fields, blobs, strict=True))
         ],
     )
-    fields = [
-        (row, passage.title, passage.heading, passage.text) for row, passage in zip(rows, article.passages, strict=True)
-    ]
     connection.executemany(
         "INSERT INTO words (rowid, title, heading, text) VALUES (?, ?, ?, ?)",
-        [(row, *(" ".join(split_words(field)) for field in rest)) for row, *rest in fields],
+        [(row, *map(" ".join, three)) for row, three in zip(rows, words, strict=True)],
     )
     connection.executemany(
         "INSERT INTO trigrams (rowid, title, heading, text) VALUES (?, ?, ?, ?)",
-        [row for row in fields if has_chinese("".join(map(str, row[1:])))],
+        [(row, *three) for row, three in zip(rows, fields, strict=True) if has_chinese("".join(three))],
     )
+    return rows, vectors
 
 
-def _note_change(connection: sqlite3.Connection, tenant: str, number: int, passages: int) -> None:
-    """A new generation; and new vectors once a fifth of what they were fitted on has changed."""
-    changed = connection.execute(
-        "UPDATE tenants SET generation = generation + 1, changed = changed + ? WHERE number = ? RETURNING changed",
+def _note_change(connection: sqlite3.Connection, tenant: str, number: int, passages: int) -> int | None:
+    """The new generation, or None where new vectors were fitted: once a fifth of the passages has changed."""
+    generation, changed = connection.execute(
+        "UPDATE tenants SET generation = generation + 1, changed = changed + ? WHERE number = ?"
+        " RETURNING generation, changed",
         (passages, number),
-    ).fetchone()[0]
+    ).fetchone()
     count = connection.execute("SELECT count(*) FROM passages WHERE tenant = ?", (tenant,)).fetchone()[0]
-    if changed * 5 >= count:
-        _fit(connection, tenant, number)
+    if changed < REFIT_SHARE * count:
+        return int(generation)
+    _fit(connection, tenant, number)
+    return None
 
 
 def _fit(connection: sqlite3.Connection, tenant: str, number: int) -> None:
-    rows = connection.execute(
-        "SELECT row, title, heading, text FROM passages WHERE tenant = ? ORDER BY row", (tenant,)
+    """Vectors of all the tenant's passages in a space of their own."""
+    bounds = (number * ROWS_A_TENANT, (number + 1) * ROWS_A_TENANT - 1)
+    found = connection.execute(
+        "SELECT rowid, title, heading, text FROM words WHERE rowid BETWEEN ? AND ? ORDER BY rowid", bounds
     ).fetchall()
-    words = [split_words(f"{title}\n{heading}\n{text}") for _, title, heading, text in rows]
-    space, vectors = VectorSpace.fit(words) if rows else (None, np.zeros((0, 0), np.float32))
+    space, vectors = VectorSpace.fit([" ".join(three).split() for _, *three in found])
     connection.executemany(
-        "UPDATE passages SET vector = ? WHERE row = ?",
-        [(vector.tobytes(), row[0]) for row, vector in zip(rows, vectors, strict=True)],
+        "UPDATE passages SET vector = ? WHERE tenant = ? AND row = ?",
+        [(vector.tobytes(), tenant, row) for vector, (row, *_) in zip(vectors, found, strict=True)],
     )
     connection.execute(
         "UPDATE tenants SET space = ?, changed = 0, generation = generation + 1 WHERE number = ?",
-        (space.dump() if space else None, number),
+        (space.dump() if found else None, number),
     )
 
 

@@ -102,7 +102,8 @@ class Classifier:
         return intent, trained.rules.get(intent.label or "")
 
     def train(self, tenant: str) -> Trained:
-        """Train from what the database has now. What cannot be trained is told in the status, and the model before stays."""
+        """Train from what the database has now. What cannot be trained is told in the status, and the model before
+        stays."""
         with self._turn:
             before = self.status(tenant)
             self._trained[tenant] = Trained("training", before.model, before.rules, before.trained_at)

@@ -1,4 +1,5 @@
-"""What a customer wants, learned from the operator's own examples: TF-IDF of characters and words, logistic regression.
+"""What a customer wants, learned from the operator's own examples: TF-IDF of characters, words and the
+trade's synonyms, logistic regression over them.
 
 "Unknown" is an answer. It does not know what is done about an intent.
 """
@@ -9,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,20 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from vivace.apps.support.synonyms import SHOP
 from vivace.apps.support.words import fold, split_words
 from vivace.errors import DataError
 
 Floats = npt.NDArray[np.float64]
+
+WORDING = slice(0, 2)
+"""The vectorizers of characters and of words, which likeness is measured in; the third sees concepts."""
+
+ANCHOR = "order"
+"""Has a word and a concept, so that no vocabulary is empty."""
+
+FEW_EXAMPLES = 2_000
+"""Up to here every example is held out once, in turns; above, one turn says enough."""
 
 MAX_CHARACTERS = 2_000
 """Of a message that are read; what a customer wants stands in them."""
@@ -40,9 +52,9 @@ class IntentSettings:
 
     held_out: float = 0.2
     """Share of each intent's examples, and of the intents, set aside to choose threshold and margin on."""
-    known_weight: float = 0.5
+    known_weight: float = 0.6
     """What a known question put right is worth, beside an unknown one told as such: from 0 to 1."""
-    inverse_penalty: float = 30.0
+    inverse_penalty: float = 10.0
     """C of the logistic regression."""
     max_features: int = 60_000
     """Of characters, and of words."""
@@ -60,7 +72,7 @@ class IntentSettings:
 @dataclass(frozen=True, slots=True)
 class Intent:
     """`label` is None where the question is unlike every intent. `score`, from 0 to 1, is the geometric mean of the
-    likeliest intent's probability and of the likeness to the nearest example; `margin` is the distance of the two best
+    likeliest intent's probability and of the likeness to its nearest example; `margin` is the distance of the two best
     probabilities."""
 
     label: str | None
@@ -94,6 +106,10 @@ class IntentModel:
             )
             for at, score, margin in zip(best, scores, margins, strict=True)
         ]
+
+    def best_labels(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest intent of each text, however unlikely."""
+        return [self.labels[at] for at in self._classifier.judge(texts)[0]] if texts else []
 
 
 def train_intents(examples: Sequence[Example], settings: IntentSettings | None = None) -> IntentModel:
@@ -134,21 +150,41 @@ class _Classifier:
             TfidfVectorizer(
                 analyzer=_words_and_pairs, sublinear_tf=True, max_features=settings.max_features, dtype=np.float32
             ),
+            TfidfVectorizer(analyzer=_concepts, dtype=np.float32),
         ]  # fmt: skip
         texts = [example.text for example in examples]
-        self._examples = sparse.hstack([vectorizer.fit_transform(texts) for vectorizer in self._vectorizers]).tocsr()
-        self._regression = LogisticRegression(C=settings.inverse_penalty, max_iter=200, tol=1e-3)
-        self._regression.fit(self._examples, [example.label for example in examples])
+        for vectorizer in self._vectorizers:
+            vectorizer.fit([*texts, ANCHOR])
+        self._regression = LogisticRegression(C=settings.inverse_penalty, max_iter=1000, tol=1e-3)
+        self._regression.fit(self._transform(texts), [example.label for example in examples])
         self.labels = tuple(str(label) for label in self._regression.classes_)
-        self._columns = self._examples.T.tocsr()
+        places = {label: at for at, label in enumerate(self.labels)}
+        wording = self._transform(texts, WORDING)
+        of_label: list[list[int]] = [[] for _ in self.labels]
+        for at, example in enumerate(examples):
+            of_label[places[str(example.label)]].append(at)
+        self._wording = [wording[rows] for rows in of_label]
+
+    def _transform(self, texts: Sequence[str], which: slice = slice(None)) -> Any:
+        """[texts, features]"""
+        return sparse.hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers[which]]).tocsr()
 
     def judge(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
         """Of each text: the best label's place, its score and its margin."""
-        features = sparse.hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers]).tocsr()
+        features = self._transform(texts)
         probabilities = self._regression.predict_proba(features)
         second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-        likeness = (features @ self._columns).max(axis=1).toarray().ravel() / len(self._vectorizers)
-        return probabilities.argmax(axis=1), np.sqrt(first * likeness.clip(0, 1)), first - second
+        best = probabilities.argmax(axis=1)
+        likeness = self._liken(features[:, : self._wording[0].shape[1]], best)
+        return best, np.sqrt(first * likeness.clip(0, 1)), first - second
+
+    def _liken(self, wording: Any, best: npt.NDArray[np.int64]) -> Floats:
+        """The cosine of each text with the nearest example of its best label, over characters and words."""
+        nearest = np.zeros(len(best))
+        for label in np.unique(best):
+            own = np.flatnonzero(best == label)
+            nearest[own] = (self._wording[label] @ wording[own].T).max(axis=0).toarray().ravel() / 2
+        return nearest
 
 
 def _prepare(text: str) -> str:
@@ -157,31 +193,47 @@ def _prepare(text: str) -> str:
 
 def _words_and_pairs(text: str) -> list[str]:
     words = split_words(text[:MAX_CHARACTERS])
-    return words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+    return words + [f"{first} {second}" for first, second in pairwise(words)]
+
+
+def _concepts(text: str) -> list[str]:
+    return SHOP.concepts(text[:MAX_CHARACTERS])
 
 
 def _choose_rejection(known: list[Example], unknown: list[Example], settings: IntentSettings) -> tuple[float, float]:
     """Threshold and margin for which most held-out known questions are put right and most unknown ones rejected."""
+    parts = round(1 / settings.held_out)
+    rounds = parts if len(known) <= FEW_EXAMPLES else 1
+    judged = [_judge_held_out(known, unknown, settings, parts, turn) for turn in range(rounds)]
+    truth, best, scores, margins = (np.concatenate(columns) for columns in zip(*judged, strict=True))
+    return _best_bounds(truth, best, scores, margins, settings.known_weight)
+
+
+def _judge_held_out(
+    known: Sequence[Example], unknown: Sequence[Example], settings: IntentSettings, parts: int, turn: int
+) -> tuple[Any, Any, Floats, Floats]:
+    """What a model says of every `parts`th example, and of every `parts`th intent that it was not taught: the right
+    label's place or -1, the best label's, scores and margins."""
     chance = random.Random(settings.seed)
     by_label: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(known, key=lambda example: (str(example.label), example.text)):
         by_label[str(example.label)].append(example)
-    left_out = chance.sample(sorted(by_label), int(settings.held_out * len(by_label))) if len(by_label) > 3 else []
+    labels = sorted(by_label)
+    chance.shuffle(labels)
+    left_out = set(labels[turn::parts]) if len(labels) - len(labels[turn::parts]) >= 2 else set()
     taught: list[Example] = []
-    asked: list[Example] = []
-    for label, own in by_label.items():
+    asked = list(unknown)
+    for label in labels:
+        own = by_label[label]
         chance.shuffle(own)
-        kept = max(1, round(len(own) * settings.held_out))
-        if label in left_out:
-            asked += [Example(example.text, None) for example in own[: 2 * kept]]
-        else:
-            asked += own[:kept]
-            taught += own[kept:]
-    asked += unknown
+        aside = own[turn::parts] if len(own) > parts else own[:1]
+        asked += [Example(example.text, None if label in left_out else label) for example in aside]
+        taught += [example for example in own if label not in left_out and example not in aside]
     classifier = _Classifier(taught, settings)
     best, scores, margins = classifier.judge([example.text for example in asked])
-    truth = [classifier.labels.index(example.label) if example.label is not None else -1 for example in asked]
-    return _best_bounds(np.array(truth), best, scores, margins, settings.known_weight)
+    places = {label: at for at, label in enumerate(classifier.labels)}
+    truth = [places[example.label] if example.label is not None else -1 for example in asked]
+    return np.array(truth), best, scores, margins
 
 
 def _best_bounds(truth: Any, best: Any, scores: Floats, margins: Floats, known_weight: float) -> tuple[float, float]:

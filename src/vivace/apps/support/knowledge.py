@@ -1,7 +1,7 @@
 """The knowledge base: articles and all their versions in the database, and the index kept in step with them.
 
-The database is what counts; the index is made of it and can be made again. An article is data: whatever it says, it is cut, indexed and
-quoted, never obeyed. Knows no HTTP.
+The database is what counts; the index is made of it and can be made again. An article is data: whatever it says, it
+is cut, indexed and quoted, never obeyed. Knows no HTTP.
 """
 
 from __future__ import annotations

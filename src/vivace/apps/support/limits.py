@@ -52,7 +52,7 @@ def name_address(address: str) -> str:
 
 
 def find_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    """Whose request it is: the peer, or what trusted proxies say, read from the right up to the first that is not one."""
+    """Whose request it is: the peer, or what trusted proxies say, from the right up to the first that is not one."""
     found = peer
     for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()][-16:]):
         if found not in trusted:

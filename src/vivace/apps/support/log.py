@@ -1,4 +1,5 @@
-"""Log lines on standard error, as text or JSON, written by a thread of their own. None holds a message, a name or an address."""
+"""Log lines on standard error, as text or JSON, written by a thread of their own. None holds a message, a name or
+an address."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-_LOGGERS = ("vivace.support", "uvicorn")
+_LOGGERS = ("vivace.support", "uvicorn.error")
 
 
 @contextmanager
@@ -46,8 +47,8 @@ class _Unprepared(logging.handlers.QueueHandler):
 
 
 class LineFormatter(logging.Formatter):
-    """Time, level, event and the record's `fields`. Of an exception where it came from, but not what it says: messages of databases and
-    parsers quote what they were given."""
+    """Time, level, event and the record's `fields`. Of an exception where it came from, but not what it says:
+    messages of databases and parsers quote what they were given."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()

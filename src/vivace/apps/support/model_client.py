@@ -97,7 +97,7 @@ class ModelClient:
             return False
 
     async def stream(self, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str | Ending, None]:
-        """Pieces of the answer as they come, then its ending. Raises `ModelServerError` when one cannot be had, whole."""
+        """Pieces of the answer as they come, then its ending. Raises `ModelServerError` when it cannot be had whole."""
         body = {
             "model": await self.find_model(),
             "messages": list(messages),

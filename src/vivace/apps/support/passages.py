@@ -69,7 +69,7 @@ def cut_passages(source: str, form: Format, title: str = "", limit: int = LIMIT)
         raise DataError(f"an article has at most {MAX_ARTICLE_CHARACTERS:,} characters, not {len(source):,}: split it")
     if limit < 40:
         raise DataError(f"a passage's limit is at least 40, not {limit}")
-    found, sections = READERS[form](source.replace("\x00", " "))
+    found, sections = READERS[form](source.replace("\x00", " ").encode("utf-8", "replace").decode())
     title = found or title
     passages = [
         Passage(title, section.heading, text) for section in sections for text in _fill(list(section.blocks), limit)
@@ -86,7 +86,7 @@ def width(text: str) -> int:
 
 def _fill(blocks: list[str], limit: int) -> Iterator[str]:
     filled: list[str] = []
-    for block in (piece for block in blocks for piece in _cut_block(block, limit)):
+    for block in (piece for whole in blocks for piece in _cut_block(whole, limit)):
         if filled and width("\n".join(filled)) + 1 + width(block) > limit:
             yield "\n".join(filled)
             filled = []
@@ -207,42 +207,17 @@ def _row_text(columns: list[str], cells: list[str]) -> str:
     return "; ".join(f"{column}: {cell}" if column else cell for column, cell in named if cell)
 
 
+_BLOCK_TAGS = """
+    p div li ul ol tr table section article header footer main aside blockquote pre dl dt dd br hr form figure
+    figcaption details summary address body html
+"""
+
+
 class _HtmlReader(HTMLParser):
     """Text by block; scripts, styles and what else is not shown are left out."""
 
     HIDDEN = frozenset({"script", "style", "template", "noscript", "svg", "head", "nav", "iframe", "object"})
-    BLOCKS = frozenset(
-        [
-            "p",
-            "div",
-            "li",
-            "ul",
-            "ol",
-            "tr",
-            "table",
-            "section",
-            "article",
-            "header",
-            "footer",
-            "main",
-            "aside",
-            "blockquote",
-            "pre",
-            "dl",
-            "dt",
-            "dd",
-            "br",
-            "hr",
-            "form",
-            "figure",
-            "figcaption",
-            "details",
-            "summary",
-            "address",
-            "body",
-            "html",
-        ]
-    )
+    BLOCKS = frozenset(_BLOCK_TAGS.split())
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,7 +1,8 @@
 """One question from the moment it is kept to its answer: understand, retrieve, answer, check, post; or call a person.
 
-Each stage is timed. Everything that computes or waits for the database runs on worker threads. Whether the bot may still
-speak is decided in the transaction that posts (`conversations.post_reply`), not here. Knows no HTTP and no reader.
+Each stage is timed. Everything that computes or waits for the database runs on worker threads. Whether the bot may
+still speak is decided in the transaction that posts (`conversations.post_reply`), not here. Knows no HTTP and no
+reader.
 """
 
 from __future__ import annotations
@@ -102,17 +103,19 @@ class Pipeline:
         self._clock = clock
         self._places = asyncio.Semaphore(config.max_answers)
 
-    async def answer(self, question: Question, is_stopped: Callable[[], bool]) -> bool:
-        """Answer the question, or call a person; whether the conversation changed its state.
+    async def answer(self, question: Question, is_stopped: Callable[[], bool], *, pressed: bool = False) -> bool:
+        """Answer the question, or call a person; whether the conversation changed its state. `pressed`: without the
+        model.
 
-        `is_stopped` is asked between pieces: whether somebody else has the conversation, so that nothing more need be said.
+        `is_stopped` is asked between pieces: whether somebody else has the conversation, so that nothing more need be
+        said.
         """
         question.stopwatch.mark("wait")
         understood = await self._workers.run(self._understand, question)
         if understood is None:
             return False
         try:
-            reply = await self._decide(understood, question.stopwatch, is_stopped)
+            reply = await self._decide(understood, question.stopwatch, is_stopped, pressed=pressed)
             if isinstance(reply, Reply):
                 await self._post(understood, reply, question.stopwatch)
                 return False
@@ -175,7 +178,7 @@ class Pipeline:
         return [*own, *known.past, *found][: limit + len(own)]
 
     async def _decide(
-        self, understood: Understood, watch: Stopwatch, is_stopped: Callable[[], bool]
+        self, understood: Understood, watch: Stopwatch, is_stopped: Callable[[], bool], *, pressed: bool
     ) -> Reply | str | None:
         """What to say, or for what reason to call a person; None when somebody else has the conversation."""
         rule, settings = understood.rule, understood.settings
@@ -191,7 +194,7 @@ class Pipeline:
             return "no_passage"
         if not _bear(understood.hits):
             return "low_confidence"
-        draft, ending = await self._write(understood, watch, is_stopped)
+        draft, ending = ("", None) if pressed else await self._write(understood, watch, is_stopped)
         if is_stopped():
             return None
         reply = await self._workers.run(_check, understood, draft, ending)

@@ -58,7 +58,8 @@ def delete_account(connection: Connection, account: Account, now: float) -> list
 
 
 def delete_old(connection: Connection, tenant: str, retention_days: int, now: float) -> list[str]:
-    """Delete conversations that nobody touched for so long (0: none), and guests without any. Returns the conversations."""
+    """Delete conversations that nobody touched for so long (0: none), and guests without any. Returns the
+    conversations."""
     if retention_days == 0:
         return []
     before = now - retention_days * DAY_S

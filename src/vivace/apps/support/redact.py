@@ -21,16 +21,14 @@ MIN_CARD_DIGITS, MAX_CARD_DIGITS = 13, 19
 CARD_FIRST_DIGITS = "23456"
 """Travel, banking and merchandising: where payment networks issue."""
 
-IBAN_LENGTHS = {
-    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29, "BY": 28,
-    "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
-    "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22,
-    "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20,
-    "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19, "MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18,
-    "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29, "PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31,
-    "SD": 18, "SE": 24, "SI": 19, "SK": 24, "SM": 27, "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29,
-    "VA": 22, "VG": 24, "XK": 20, "YE": 30,
-}  # fmt: skip
+_IBAN_LENGTHS_TEXT = """
+    AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20
+    EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30
+    KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24
+    PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29
+    VA22 VG24 XK20 YE30
+"""
+IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_LENGTHS_TEXT.split()}
 """Characters of an IBAN by country: SWIFT's IBAN registry."""
 
 INTERNAL_SUFFIXES = ("local", "localdomain", "internal", "intranet", "lan", "corp", "home", "private", "arpa", "onion")
@@ -54,20 +52,17 @@ def redact(text: str, region: str = "US") -> Redacted:
     Chinese characters mainland China's are found too. Full-width digits and letters, and any Unicode space or dash
     between digits, are seen through. A text that was redacted once stays as it is.
     """
-    finders: tuple[tuple[str, Callable[[str], Iterator[Span]]], ...] = (
-        ("email", _find_emails),
-        ("iban", _find_ibans),
-        ("card", _find_cards),
-        ("address", _find_addresses),
-        ("phone", lambda plain: _find_phones(plain, region)),
-    )
-    kinds = []
-    for kind, find in finders:
-        spans = list(find(text.translate(_PLAIN)))
-        if spans:
-            kinds.append(kind)
-            text = _replace(text, spans, f"[{kind}]")
-    return Redacted(text, tuple(kinds))
+    kinds: dict[str, None] = {}
+    while True:
+        found = False
+        for kind, find in FINDERS.items():
+            spans = list(find(text.translate(_PLAIN), region))
+            if spans:
+                found = True
+                kinds[kind] = None
+                text = _replace(text, spans, f"[{kind}]")
+        if not found:
+            return Redacted(text, tuple(kinds))
 
 
 def _replace(text: str, spans: list[Span], by: str) -> str:
@@ -97,7 +92,7 @@ _EMAIL = re.compile(
 )
 
 
-def _find_emails(text: str) -> Iterator[Span]:
+def _find_emails(text: str, region: str) -> Iterator[Span]:
     for match in _EMAIL.finditer(text):
         yield match.span()
 
@@ -106,7 +101,7 @@ _IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ -]?[0-9][ -]?[0-9]")
 _LETTER_VALUES = {chr(ord("A") + at): str(10 + at) for at in range(26)}
 
 
-def _find_ibans(text: str) -> Iterator[Span]:
+def _find_ibans(text: str, region: str) -> Iterator[Span]:
     end = 0
     for match in _IBAN_START.finditer(text):
         length = IBAN_LENGTHS.get(match.group()[:2].upper())
@@ -120,7 +115,8 @@ def _find_ibans(text: str) -> Iterator[Span]:
 
 def _take_alphanumerics(text: str, start: int, count: int) -> tuple[int, str]:
     """The next `count` letters and digits, over at most one space or dash between two of them, and where they end."""
-    taken, at, gap = [], start, 0
+    taken: list[str] = []
+    at, gap = start, 0
     while at < len(text) and len(taken) < count:
         character = text[at]
         if character.isascii() and character.isalnum():
@@ -144,7 +140,7 @@ _DIGITS_APART = re.compile(r"[0-9]+(?:[ .-]{1,2}[0-9]+)*")
 _DIGITS = re.compile(r"[0-9]+")
 
 
-def _find_cards(text: str) -> Iterator[Span]:
+def _find_cards(text: str, region: str) -> Iterator[Span]:
     for run in _DIGITS_APART.finditer(text):
         groups = [(run.start() + group.start(), run.start() + group.end()) for group in _DIGITS.finditer(run.group())]
         at = 0
@@ -187,7 +183,7 @@ _HOST = re.compile(
 )
 
 
-def _find_addresses(text: str) -> Iterator[Span]:
+def _find_addresses(text: str, region: str) -> Iterator[Span]:
     found = [match.span() for match in _HOST.finditer(text)]
     found += [match.span() for match in _MAC.finditer(text)]
     found += [match.span() for match in _IPV4.finditer(text) if _is_ipv4(match.group())]
@@ -227,3 +223,9 @@ def _find_phones(text: str, region: str) -> Iterator[Span]:
         if start >= end:
             end = stop
             yield start, stop
+
+
+FINDERS: dict[str, Callable[[str, str], Iterator[Span]]] = {
+    "email": _find_emails, "iban": _find_ibans, "card": _find_cards, "address": _find_addresses, "phone": _find_phones,
+}  # fmt: skip
+"""What is looked for, in this order: each reads a plain text and a region."""

@@ -32,7 +32,7 @@ from vivace.apps.support.passages import format_of
 from vivace.apps.support.redact import redact
 from vivace.apps.support.routes_agent import find_hits
 from vivace.apps.support.sentiment import judge_sentiment
-from vivace.apps.support.service import Service, read_body, read_number, reply, reply_nothing
+from vivace.apps.support.service import Service, read_body, read_number, read_words, reply, reply_nothing
 from vivace.apps.support.settings import ShopSettings
 from vivace.apps.support.store import make_id
 from vivace.apps.support.views import show_account
@@ -89,7 +89,7 @@ class _Admin:
 class _Articles(_Admin):
     async def list_page(self, request: Request) -> Response:
         account = await self._identify(request)
-        query, before = request.query_params.get("q", "")[:200], read_number(request, "before", None)
+        query, before = read_words(request, "q", 200), read_number(request, "before", None)
         found = await self._service.read(knowledge.list_page, account.tenant, query, before)
         following = str(found[-1].updated_at) if len(found) == knowledge.PAGE else None
         shown = [{name: value for name, value in _show(article).items() if name != "text"} for article in found]
@@ -102,7 +102,7 @@ class _Articles(_Admin):
 
     async def upload(self, request: Request) -> Response:
         account = await self._identify(request)
-        name = request.query_params.get("name", "")[:200]
+        name = read_words(request, "name", 200)
         try:
             format = format_of(name)
         except DataError as error:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vivace.apps.support import accounts, conversations, handover, shops, tickets
+from vivace.apps.support import accounts, conversations, handover, knowledge, shops, tickets
 from vivace.apps.support.accounts import Account
 from vivace.apps.support.bodies import Claim, Empty, Release, Said, clean_text
 from vivace.apps.support.conversations import Message, NewMessage
@@ -18,7 +18,7 @@ from vivace.apps.support.language import detect_language
 from vivace.apps.support.personal import list_orders
 from vivace.apps.support.redact import redact
 from vivace.apps.support.routes_conversations import open_stream, stream_conversation
-from vivace.apps.support.service import Service, read_number, reply
+from vivace.apps.support.service import Service, read_number, read_words, reply
 from vivace.apps.support.sessions import Identity
 from vivace.apps.support.summary import summarize
 from vivace.apps.support.views import show_draft, show_message
@@ -134,7 +134,7 @@ class _Desk:
         return reply(show_message(message), 202)
 
     def _keep(self, account: Account, id: str, text: str, client_id: str) -> Message:
-        """On a worker thread. An agent's words are redacted too: they may repeat what a customer said on the telephone."""
+        """On a worker thread. An agent's words are redacted too: they may repeat what a customer said aloud."""
         store = self._service.store
         region = store.read(shops.load, account.tenant).phone_region
         redacted = redact(text, region)
@@ -151,7 +151,7 @@ class _Desk:
 
 async def find_hits(service: Service, account: Account, request: Request) -> list[dict[str, Any]]:
     """What the knowledge base has to the parameter `q`."""
-    query = request.query_params.get("q", "").strip()
+    query = read_words(request, "q", knowledge.MAX_QUERY_CHARACTERS)
     if not query:
         raise InvalidError("Say what to look for: ?q=...")
     hits = await service.workers.run(service.knowledge.search, account.tenant, query, SEARCH_LIMIT)

@@ -182,7 +182,7 @@ def _rate(
 def stream_conversation(
     service: Service, request: Request, identity: Identity, conversation: Conversation
 ) -> StreamingResponse:
-    """Its events from the last one seen. Raises `RateLimitedError` when the account or the process has too many open."""
+    """Its events from the last one seen. Raises `RateLimitedError` when too many are open already."""
     after = _read_last_event(request, conversation)
 
     async def is_good() -> bool:

@@ -1,4 +1,4 @@
-"""The sample shop put into the database: articles, intents, people and orders. What is there already is left as it is."""
+"""The sample shop put into the database: articles, intents, people and orders. What is there already stays."""
 
 from __future__ import annotations
 

@@ -67,28 +67,11 @@ CHINESE = {
     "推荐": 1.5, "惊喜": 2, "辛苦了": 1.5, "没问题": 0.5, "没关系": 0.5, "好用": 1.5, "麻烦你": 0, "麻烦您": 0, "有问题": -0.7,
     "一个问题": 0, "个问题": 0, "请问": 0, "不客气": 0.5,
 }  # fmt: skip
-NEGATIONS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "isn't",
-        "wasn't",
-        "aren't",
-        "don't",
-        "doesn't",
-        "didn't",
-        "can't",
-        "cannot",
-        "couldn't",
-        "won't",
-        "wouldn't",
-        "hardly",
-        "without",
-        "nor",
-        "ain't",
-    ]
-)
+_NEGATIONS_TEXT = """
+    not no never isn't wasn't aren't don't doesn't didn't can't cannot couldn't won't wouldn't hardly without
+    nor ain't
+"""
+NEGATIONS = frozenset(_NEGATIONS_TEXT.split())
 CHINESE_NEGATION = re.compile("(?:不|没|没有|并不|不太|不怎么|不是很|不够)$")
 RAISED = {
     "very": 1.4,
@@ -118,7 +101,7 @@ _PHRASES = sorted(
 )
 _CHINESE = re.compile("|".join(sorted(CHINESE, key=len, reverse=True)))
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[.!?,;]")
-GRINS = {":)": 1, ":-)": 1, ":d": 1.5, "😊": 1.5, "😀": 1.5, "👍": 1.5, "❤": 2, "🙏": 1, "🎉": 2, ":(": -1, ":-(": -1, "😡": -3, "😠": -2.5, "😤": -2, "👎": -2, "😞": -1.5}  # noqa: E501  # fmt: skip
+GRINS = {":)": 1, ":-)": 1, ":d": 1.5, "😊": 1.5, "😀": 1.5, "👍": 1.5, "❤": 2, "🙏": 1, "🎉": 2, ":(": -1, ":-(": -1, "😡": -3, "😠": -2.5, "😤": -2, "👎": -2, "😞": -1.5}  # fmt: skip
 
 
 def judge_sentiment(text: str, language: Language) -> Sentiment:

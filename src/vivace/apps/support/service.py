@@ -154,6 +154,12 @@ def reply_nothing() -> Response:
     return Response(status_code=204, headers={"cache-control": "no-store"})
 
 
+def read_words(request: Request, name: str, most: int) -> str:
+    """A parameter of the address, without control characters; empty if it is not there."""
+    given = request.query_params.get(name, "")[:most]
+    return "".join(character for character in given if character.isprintable()).strip()
+
+
 def read_number(request: Request, name: str, default: T, kind: Callable[[str], Any] = float) -> Any | T:
     """A parameter of the address. Raises `InvalidError`."""
     given = request.query_params.get(name)

@@ -1,7 +1,8 @@
 """Sessions: short JWTs to act with, and a refresh token that is replaced at each use.
 
-A refresh token is a session's id, a generation and their HMAC, so the database holds nothing that could be stolen from it and
-used. One that was replaced and comes again later than the grace was copied by somebody: the whole session ends. Knows no HTTP.
+A refresh token is a session's id, a generation and their HMAC, so the database holds nothing that could be stolen
+from it and used. One that was replaced and comes again later than the grace was copied by somebody: the whole session
+ends. Knows no HTTP.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class SupportConfig:
     max_answers: int = 128
     """Answers asked of the model server at once."""
     answer_wait_s: float = 2.0
-    """How long a question may wait for its place among them; then the passage answers."""
+    """How long a question may wait for its place among them; then the passage answers. One that would wait longer
+    for its turn is refused with 503."""
     answer_timeout_s: float = 20.0
     """Of one answer of the model server, whole."""
     max_answer_tokens: int = 96

@@ -1,7 +1,8 @@
 """The database: tables, and transactions on SQLite (WAL) or PostgreSQL.
 
-A function that works in a transaction takes a `Connection` first; `Store.write` and `Store.read` run it. Every statement is
-built by SQLAlchemy, with values as parameters. Knows no rules: what may be written when is its callers' affair.
+A function that works in a transaction takes a `Connection` first; `Store.write` and `Store.read` run it. Every
+statement is built by SQLAlchemy, with values as parameters. Knows no rules: what may be written when is its callers'
+affair.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ SMALL_TALK_WORDS = 3
 
 
 def summarize(conversation: Conversation, messages: Sequence[Message], now: float) -> dict[str, Any]:
-    """The question it began with, the last word, what it is about, how it feels, what was answered, and why it waits."""
+    """The question it began with, the last word, subject, mood, what was answered, and why it waits."""
     said = [message for message in messages if message.author == "customer"]
     answers = [message for message in messages if message.author == "bot"]
     intents = dict.fromkeys(message.intent for message in said if message.intent)

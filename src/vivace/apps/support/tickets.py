@@ -1,4 +1,4 @@
-"""Conversations as agents see them: the queue, their own, and the rest. Functions work inside a caller's transaction."""
+"""Conversations as agents see them: the queue, their own, the rest. Functions work inside a caller's transaction."""
 
 from __future__ import annotations
 

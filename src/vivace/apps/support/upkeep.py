@@ -1,4 +1,5 @@
-"""What the application does by itself now and then: queues that time out, questions that stayed due, data kept long enough.
+"""What the application does by itself now and then: queues that time out, questions that stayed due, data kept long
+enough.
 
 Each look is one function, so that tests need no clock to pass. Knows no HTTP.
 """

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,16 +55,11 @@ class VectorSpace:
         """Vectors of length 1, or 0 for a text of unknown words: [texts, dimensions]."""
         return _unit(_weigh(list(texts), self.places, self.rarity) @ self.directions)
 
-    def project_one(self, words: Sequence[str]) -> Floats:
-        """As `project`, of one text and without the cost of a sparse matrix: [dimensions]."""
-        counts = Counter(word for word in words if word in self.places)
-        if not counts:
-            return np.zeros(self.directions.shape[1], np.float32)
-        at = np.fromiter((self.places[word] for word in counts), np.intp, len(counts))
-        weights = (
-            np.fromiter((1 + math.log(count) for count in counts.values()), np.float32, len(counts)) * self.rarity[at]
-        )
-        vector = weights @ self.directions[at]
+    def point(self, weights: Mapping[str, float]) -> Floats:
+        """The direction of a question, given the weight of each of its words: [dimensions], of length 1 or 0."""
+        known = {word: weight for word, weight in weights.items() if word in self.places}
+        at = np.fromiter((self.places[word] for word in known), np.intp, len(known))
+        vector = (np.fromiter(known.values(), np.float32, len(known)) * self.rarity[at]) @ self.directions[at]
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
 
     def weights(self, words: Sequence[str]) -> list[float]:
@@ -88,7 +84,7 @@ class VectorSpace:
                     {word: at for at, word in enumerate(words)},
                     arrays["rarity"], arrays["directions"], int(arrays["passages"]),
                 )  # fmt: skip
-        except (ValueError, KeyError, OSError, EOFError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"the index's vectors cannot be read ({error}): delete the index, it is rebuilt") from error
         return space
 
@@ -103,8 +99,9 @@ class TenantVectors:
 
     @staticmethod
     def read(space: VectorSpace | None, rows: Iterable[tuple[int, bytes]]) -> TenantVectors:
+        """From the numbers and the bytes of each passage's vector."""
         if space is None:
-            return TenantVectors(None, np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+            return NO_VECTORS
         numbers, blobs = [], []
         for number, blob in rows:
             numbers.append(number)
@@ -112,15 +109,28 @@ class TenantVectors:
         matrix = np.frombuffer(b"".join(blobs), np.float32).reshape(len(blobs), space.directions.shape[1])
         return TenantVectors(space, np.array(numbers, np.int64), matrix)
 
-    def rank(self, words: Sequence[str], limit: int) -> list[int]:
+    def without(self, rows: Sequence[int]) -> TenantVectors:
+        kept = ~np.isin(self.rows, np.array(rows, np.int64))
+        return self if kept.all() else TenantVectors(self.space, self.rows[kept], self.matrix[kept])
+
+    def plus(self, rows: Sequence[int], matrix: Floats) -> TenantVectors:
+        if self.space is None or not rows:
+            return self
+        numbers = np.concatenate([self.rows, np.array(rows, np.int64)])
+        return TenantVectors(self.space, numbers, np.concatenate([self.matrix, matrix]))
+
+    def rank(self, weights: Mapping[str, float], limit: int) -> list[int]:
         """The rows nearest to a question by cosine, the nearest first; none at a right angle or beyond."""
         if self.space is None or not len(self.rows):
             return []
-        cosines = self.matrix @ self.space.project_one(words)
+        cosines = self.matrix @ self.space.point(weights)
         limit = min(limit, len(cosines))
         best = np.argpartition(-cosines, limit - 1)[:limit]
         best = best[np.lexsort((self.rows[best], -cosines[best]))]
         return [int(self.rows[at]) for at in best if cosines[at] > 1e-6]
+
+
+NO_VECTORS = TenantVectors(None, np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
 
 
 def _rarity(passages: int, holding: int) -> float:

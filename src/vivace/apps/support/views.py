@@ -1,4 +1,4 @@
-"""Accounts, conversations, messages and events as the API writes them. Pure functions: values in, dicts for JSON out."""
+"""Accounts, conversations, messages and events as the API writes them. Pure functions: values in, dicts out."""
 
 from __future__ import annotations
 

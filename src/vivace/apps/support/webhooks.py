@@ -1,7 +1,7 @@
 """Webhooks in the database: who is told of changes of state, and the outbox of what is still to be told.
 
-An entry of the outbox is written in the transaction of the change itself. `delivery` sends it. Functions work inside a caller's
-transaction; none sees a message's text.
+An entry of the outbox is written in the transaction of the change itself. `delivery` sends it. Functions work inside
+a caller's transaction; none sees a message's text.
 """
 
 from __future__ import annotations

@@ -11,137 +11,23 @@ from functools import lru_cache
 
 import snowballstemmer
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "about",
-        "all",
-        "also",
-        "am",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "been",
-        "before",
-        "being",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "doing",
-        "done",
-        "for",
-        "from",
-        "get",
-        "gets",
-        "got",
-        "had",
-        "has",
-        "have",
-        "having",
-        "he",
-        "hello",
-        "her",
-        "here",
-        "hers",
-        "hey",
-        "hi",
-        "him",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "know",
-        "let",
-        "like",
-        "ll",
-        "m",
-        "may",
-        "me",
-        "might",
-        "my",
-        "of",
-        "off",
-        "ok",
-        "on",
-        "once",
-        "or",
-        "our",
-        "out",
-        "over",
-        "please",
-        "re",
-        "s",
-        "shall",
-        "she",
-        "should",
-        "so",
-        "some",
-        "such",
-        "t",
-        "tell",
-        "than",
-        "thank",
-        "thanks",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "to",
-        "too",
-        "up",
-        "us",
-        "ve",
-        "very",
-        "want",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "why",
-        "will",
-        "with",
-        "would",
-        "yes",
-        "you",
-        "your",
-        "yours",
-    ]
-)
+_STOP_WORDS_TEXT = """
+    a about all also am an and any are as at be because been before being but by can could did do does doing
+    done for from get gets got had has have having he hello her here hers hey hi him his how i if in into is it
+    its just know let like ll m may me might my of off ok on once or our out over please re s shall she should
+    so some such t tell than thank thanks that the their them then there these they this those to too up us ve
+    very want was we were what which whom why will with would yes you your yours
+"""
+STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 """Words that say little about what a text is about. Negations are not among them: they carry the answer."""
 
-CHINESE_STOP_WORDS = (
-    "请问", "你好", "您好", "谢谢", "什么", "怎么", "怎样", "如何", "可以", "能否", "是否", "我想", "我要", "我们", "你们", "他们", "这个",
-    "那个", "一下", "多少", "哪些", "哪里", "为什么", "的话", "如果", "因为", "所以", "还是", "或者", "以及", "能不能", "可不可以", "是不是",
-    "有没有", "知道", "告诉", "想要", "需要", "吗", "呢", "吧", "啊", "呀", "嘛", "哦", "的", "了", "着", "过", "是", "在", "和", "与",
-    "及", "也", "都", "就", "还", "又", "很", "把", "被", "给", "对", "从", "到", "向", "让", "会", "能", "要", "想", "我", "你", "您",
-    "他", "她", "它", "这", "那", "有", "个", "吗",
-)  # fmt: skip
+_CHINESE_STOP_WORDS_TEXT = """
+    请问 你好 您好 谢谢 什么 怎么 怎样 如何 可以 能否 是否 我想 我要 我们 你们 他们 这个 那个 一下 多少 哪些 哪里
+    为什么 的话 如果 因为 所以 还是 或者 以及 能不能 可不可以 是不是 有没有 知道 告诉 想要 需要 吗 呢 吧 啊 呀 嘛
+    哦 的 了 着 过 是 在 和 与 及 也 都 就 还 又 很 把 被 给 对 从 到
+    向 让 会 能 要 想 我 你 您 他 她 它 这 那 有 个
+"""
+CHINESE_STOP_WORDS = tuple(_CHINESE_STOP_WORDS_TEXT.split())
 """Cut out of a Chinese question before it is split in pairs, the longest first."""
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
@@ -173,9 +59,14 @@ def has_chinese(text: str) -> bool:
     return _HAN_RUN.search(text) is not None
 
 
+def find_chinese(text: str) -> list[str]:
+    """The runs of Chinese characters of a text."""
+    return _HAN_RUN.findall(text)
+
+
 def split_words(text: str) -> list[str]:
-    """Every word of a text in order: stems, numbers, and Chinese in overlapping pairs (one character where it stands
-    alone). Stop words are kept.
+    """Every word of a text in order: stems, numbers, and Chinese characters with the overlapping pairs they make.
+    Stop words are kept.
     """
     words: list[str] = []
     for token in _TOKEN.findall(fold(text)):
@@ -187,8 +78,8 @@ def split_words(text: str) -> list[str]:
 
 
 def pairs(run: str) -> list[str]:
-    """Neighbouring characters of a run of Chinese: 退货政策 is 退货, 货政, 政策."""
-    return [run[at : at + 2] for at in range(len(run) - 1)] or [run]
+    """Each character of a run of Chinese, and with the next: 退货单 is 退, 退货, 货, 货单, 单."""
+    return [run[at : at + length] for at in range(len(run)) for length in (1, 2) if at + length <= len(run)]
 
 
 def content_words(text: str) -> list[str]:
