@@ -66,6 +66,12 @@ export function words(key, filling = {}) {
   return found.replace(/\{(\w+)\}/g, (_, name) => fill(filling[name]));
 }
 
+/** The words for a value of some kind, such as a state; the value itself where there are none. */
+export function wordsOf(kind, value) {
+  const key = `${kind}_${value}`;
+  return Object.hasOwn(all.en, key) ? words(key) : String(value ?? "");
+}
+
 /** Makes a node show words, as its text or as its `label`, `title` or `placeholder`, in whatever language comes. */
 export function say(node, key, filling = {}, target = "text") {
   node.dataset[target] = key;

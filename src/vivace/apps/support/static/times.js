@@ -1,5 +1,6 @@
 // Moments and durations in the reader's language, kept up as time goes by.
 
+import { make } from "./dom.js";
 import { language } from "./language.js";
 
 const STEPS = [["day", 86_400], ["hour", 3600], ["minute", 60]];
@@ -20,6 +21,13 @@ export function showAge(node, at) {
     node.title = new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "medium" }).format(at * 1000);
     return describeAge(Date.now() / 1000 - at);
   });
+}
+
+/** The same as a node of its own. */
+export function age(at) {
+  const node = make("time");
+  showAge(node, at);
+  return node;
 }
 
 /** How long it has been going on, as 4:05. */

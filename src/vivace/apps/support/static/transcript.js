@@ -1,5 +1,6 @@
 // A conversation as its events tell it. The same for the customer and for an agent, but for who "you" is.
 
+import { wordsOf } from "./language.js";
 import { drawLine, drawQuestion, drawReply } from "./messages.js";
 
 /**
@@ -24,8 +25,8 @@ export function showTranscript(place, { customer = null, rate = null, announcer 
 
   function keep(message) {
     if (message.author === "customer") keepQuestion(message);
-    else if (message.author === "system") place.append(drawLine(null, {}, message.text));
-    else keepReply(message);
+    else if (message.author !== "system") keepReply(message);
+    else if (customer === null) place.append(drawLine(null, {}, message.text));
   }
 
   function keepQuestion(message) {
@@ -85,9 +86,10 @@ export function showTranscript(place, { customer = null, rate = null, announcer 
 
   /** The system's own message says the rest to the customer; an agent sees every change and why. */
   function drawState({ state: to, reason, agent }) {
-    if (to === "human") return drawLine("joined", { name: agent?.name ?? "" });
-    if (reason === "released" && to === "bot") return drawLine("releasedToBot", {});
-    return customer === null ? null : drawLine(`state_${to}`, { reason: () => reason }, null);
+    const name = agent?.name ?? "";
+    if (customer !== null) return drawLine(`state_${to}`, { name, reason: () => wordsOf("why", reason) });
+    if (to === "human") return drawLine("joined", { name });
+    return reason === "released" && to === "bot" ? drawLine("releasedToBot", {}) : null;
   }
 
   const EVENTS = {

@@ -1,0 +1,30 @@
+// Who did what, without a word of any message.
+
+import { make } from "./dom.js";
+import { words } from "./language.js";
+import { address, drawHead, drawTable, pageThrough, text } from "./lists.js";
+import { showMoment } from "./times.js";
+
+export async function drawAudit(place, { session }) {
+  const table = drawTable([
+    ["when", ({ at }) => moment(at), "narrow main"],
+    ["did", ({ action }) => make("code", {}, action), "narrow"],
+    ["actor", ({ actor }) => (actor === null ? words("application") : make("code", {}, actor))],
+    ["subject", ({ subject }) => (subject === null ? "" : make("code", {}, subject))],
+    ["detail", ({ detail }) => make("span", { class: "quiet" }, Object.entries(detail).map(([name, value]) => `${name} ${spell(value)}`).join(" · "))],
+  ]);
+  const list = pageThrough(async (before) => {
+    const { entries, next } = await session.request("GET", address("/api/admin/audit", { before }));
+    return { rows: entries, next };
+  }, table, "noAudit");
+  await list.start();
+  place.append(drawHead("section_audit"), text("auditHint"), ...list.nodes);
+}
+
+const spell = (value) => (typeof value === "object" && value !== null ? JSON.stringify(value) : String(value));
+
+function moment(at) {
+  const node = make("time");
+  showMoment(node, at);
+  return node;
+}
