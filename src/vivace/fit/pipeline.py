@@ -413,7 +413,7 @@ class _Run:
         """Whether the search is over: the best was confirmed, or nothing was measured to keep the limits. One that
         misses is from then on what it was when it missed."""
         objective, best = self._config.objective, self._find_best()
-        if best is None or objective.find_missed(best.values):
+        if best is None or objective.find_missed(self._judged(best)):
             return True
         self._view.say(f"Confirming {best.candidate.describe()}")
         try:
@@ -427,7 +427,8 @@ class _Run:
         if not missed:
             self._document = document
             return True
-        self._realised[self._realised.index(best)] = replace(best, values=dict(best.values) | values)
+        worse = replace(best, values=dict(best.values) | values, baseline=dict(self._baseline))
+        self._realised[self._realised.index(best)] = worse
         return False
 
     def _find_best(self) -> Realised | None:
@@ -471,8 +472,9 @@ class _Run:
         return objective.rank(expected) < min(objective.rank(self._judged(one)) for one in self._realised)
 
     def _judged(self, one: Realised) -> dict[str, float]:
-        """What was measured; where loss was not, what is assumed of it decides between equals."""
-        return {LOSS: one.raw.get(LOSS, 0.0)} | dict(one.values)
+        """What was measured, on the machine as it was for the baseline alone: a variant is confirmed as the machine is
+        then before it is taken. Where loss was not measured, what is assumed of it decides between equals."""
+        return {LOSS: one.raw.get(LOSS, 0.0)} | self._steady(one)
 
     def _front(self, found: Sequence[Predicted]) -> list[Predicted]:
         objective = self._config.objective
@@ -498,7 +500,7 @@ class _Run:
         infeasible = None
         if best is not None:
             smallest, least_bytes = self._find_smallest(found)
-            infeasible = explain(objective, best.values, smallest, least_bytes)
+            infeasible = explain(objective, self._judged(best), smallest, least_bytes)
         report = self._report(found)
         return Fitted(best, infeasible, tuple(self._realised), front, floor, self._stopped, self._document, report)
 
