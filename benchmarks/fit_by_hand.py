@@ -39,7 +39,8 @@ def read_found(found: Path) -> tuple[WorkloadSpec, Candidate]:
 def _is_made_by(one: dict[str, Any], recipe: list[dict[str, Any]]) -> bool:
     from vivace.compress.recipe import describe_recipe, parse_recipe
 
-    return bool(one["recipe"]) and describe_recipe(parse_recipe(one["recipe"])) == recipe
+    made = json.loads(json.dumps(describe_recipe(parse_recipe(one["recipe"])))) if one["recipe"] else None
+    return bool(made == recipe)
 
 
 def show(name: str, values: dict[str, float], base: dict[str, float], loss: tuple[float, float, float]) -> str:

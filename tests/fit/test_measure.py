@@ -11,6 +11,7 @@ from tests.checkpoints import write_llama
 from vivace.fit.measure import (
     NativeMeasurer,
     StepShape,
+    Timing,
     count_layers,
     count_shape,
     plan_builds,
@@ -91,3 +92,7 @@ def test_the_gain_of_lookup_is_a_ratio_of_times(directory: Path) -> None:
     ticks = itertools.count()
     measurer = NativeMeasurer(open_model(str(directory)), lambda: float(next(ticks)))
     assert measurer.find_lookup_gain([([1, 2, 3], 4), ([4, 5], 2)], 2) == 1.0
+
+
+def test_of_two_timings_the_faster_counts() -> None:
+    assert Timing((2.0, 1.0), 5, 5).merge(Timing((1.5, 3.0), 5, 5)).ms == (1.5, 1.0)

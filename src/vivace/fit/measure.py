@@ -88,6 +88,10 @@ class Timing:
     weight_bytes: int
     step_bytes: int
 
+    def merge(self, other: Timing) -> Timing:
+        """The faster of two measurements of one build, shape by shape."""
+        return replace(self, ms=tuple(map(min, self.ms, other.ms)))
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -167,6 +171,8 @@ class NativeMeasurer:
         self._weights = read_weights(model.config, model.open_checkpoint())
         self._clock = clock
         self._isa = ""
+        self._rounded: dict[tuple[int, str], QuantizedTensor] = {}
+        """int8 matrices by layer and name: most builds have them, and rounding takes longer than timing."""
 
     def time_build(self, build: Build, shapes: Sequence[StepShape]) -> Timing:
         runner = self._load(build, max(shape.sequences for shape in shapes), max(shape.all_tokens for shape in shapes))
@@ -218,6 +224,28 @@ class NativeMeasurer:
             under_way -= sum(update.finish_reason is not None for update in engine.step())
         return self._clock() - begun
 
+    def _remake(self, index: int, build: Build) -> LayerWeights:
+        """A layer's linears as the build has them."""
+        layer = self._weights.layers[index]
+        changes: dict[str, Any] = {}
+        for part, format in zip(PARTS, build.formats, strict=True):
+            for name in _LINEARS[part]:
+                linear = getattr(layer, name)
+                if linear is None:
+                    continue
+                made = _resize(linear, part, build)
+                if format != build.tables and made.factor is None:
+                    made = replace(made, weight=self._round(index, name, made, format, whole=made is linear))
+                changes[name] = made
+        return replace(layer, **changes)
+
+    def _round(self, index: int, name: str, linear: Linear, format: Format, *, whole: bool) -> QuantizedTensor:
+        if format != "int8" or not whole:
+            return round_matrix(linear.weight.to_f32(), format)
+        if (index, name) not in self._rounded:
+            self._rounded[index, name] = round_matrix(linear.weight.to_f32(), format)
+        return self._rounded[index, name]
+
     def _load(self, build: Build, sequences: int, tokens: int) -> NativeRunner:
         config = replace(self._config, layers=self._config.layers[: build.layers])
         if build.width < 1:
@@ -227,7 +255,7 @@ class NativeMeasurer:
             config = replace(config, layers=layers)
         weights = replace(
             self._weights,
-            layers=tuple(_remake(layer, build) for layer in self._weights.layers[: build.layers]),
+            layers=tuple(self._remake(index, build) for index in range(build.layers)),
         )
         kinds = {"f32": "none", "bf16": "bf16", "int8": "int8", "int4": "int4"}
         native = NativeConfig(
@@ -259,7 +287,7 @@ def time_shapes(
                 took_ms = 1e3 * (clock() - start)
                 if turn:  # the first round touches memory for the first time
                     best[index] = min(best[index], took_ms)
-        if turn >= 2 and clock() - begun > limit_s:
+        if turn and clock() - begun > limit_s:
             break
     return tuple(best)
 
@@ -308,21 +336,6 @@ def _kv_bytes(config: ModelConfig, blocks: int) -> int:
     return count_kv_bytes(config, "none") * BLOCK_SIZE * blocks
 
 
-def _remake(layer: LayerWeights, build: Build) -> LayerWeights:
-    """A layer's linears as the build has them."""
-    changes: dict[str, Any] = {}
-    for part, format in zip(PARTS, build.formats, strict=True):
-        for name in _LINEARS[part]:
-            linear = getattr(layer, name)
-            if linear is None:
-                continue
-            made = _resize(linear, part, build)
-            if format != build.tables and made.factor is None:
-                made = replace(made, weight=round_matrix(_floats(made.weight), format))
-            changes[name] = made
-    return replace(layer, **changes)
-
-
 def _resize(linear: Linear, part: str, build: Build) -> Linear:
     """Narrowed, or as two factors of the same shape as `low_rank` would leave; their values do not matter."""
     if not part.startswith("mlp") or (build.width == 1 and not build.rank):
@@ -341,10 +354,6 @@ def _resize(linear: Linear, part: str, build: Build) -> Linear:
     up = replace(weight, data=values[:out], dtype="F32")
     down = replace(weight, data=np.ascontiguousarray(values[out:].T), dtype="F32")
     return replace(linear, weight=up, factor=down)
-
-
-def _floats(tensor: Tensor | QuantizedTensor) -> NDArray[np.float32]:
-    return tensor.to_f32()
 
 
 def round_matrix(weight: NDArray[np.float32], format: Format) -> QuantizedTensor:
