@@ -177,8 +177,8 @@ class Customer:
 
     def _take(self, event: Any, now: float) -> None:
         if event.get("state") == "waiting_human":
-            for asked in self._waiting.values():
-                asked.first, asked.whole, asked.outcome = asked.first or now, now, f"person: {event['reason']}"
+            for waiting in self._waiting.values():
+                waiting.first, waiting.whole, waiting.outcome = waiting.first or now, now, f"person: {event['reason']}"
             self._waiting.clear()
             self._conversation = ""
         question = event.get("reply_to") or ""
@@ -371,7 +371,7 @@ def main() -> None:
     parser.add_argument("--serve-app", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve_app:
-        serve_app(*arguments.serve_app, arguments.settings)
+        serve_app(arguments.serve_app[0], arguments.serve_app[1], arguments.settings)
         return
     with tempfile.TemporaryDirectory() as directory:
         command = ["-m", "vivace", "support", "--directory", directory, "init", "--sample"]

@@ -337,7 +337,9 @@ def serve(
         summary = _summarize(model, launched.runners[launched.first], options["quantize"])
         key = config.api_keys[0] if config.api_keys else ""
         with beside_server(app_name, [f"--{option}" for option in app_options], key) as start_app:
-            app.serve(model, launched.bridge, config, partial(_announce, summary, config.log_format == "json", start_app))
+            app.serve(
+                model, launched.bridge, config, partial(_announce, summary, config.log_format == "json", start_app)
+            )
     finally:
         launched.close()
 

@@ -43,6 +43,7 @@ INTENTS = {
         ["I want to talk to a person", "give me a human agent", "connect me to somebody real", "我要找人工客服"],
     ),
     "order_status": ("orders", ["where is my order", "has my order been sent", "track my order", "我的订单在哪里"]),
+    "none": ("answer", ["who won the match yesterday", "what is the capital of France", "who painted this", "写首诗"]),
     "returns": ("answer", ["can I return this item", "how do I send it back", "I want my money refunded", "怎么退货"]),
 }
 

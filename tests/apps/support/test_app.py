@@ -74,7 +74,7 @@ async def test_many_conversations_at_once_are_all_answered_in_their_order(shop: 
         guest = await shop.guest()
         conversation = await guest.start()
         for number in range(3):
-            await guest.say(conversation, f"How many days do I have to return item number {number}?")
+            await guest.say(conversation, f"How many days do I have to return item {number}?")
         await guest.ask(conversation, "How many days do I have to return an item?")
         messages = (await guest.read(conversation))["messages"]
         asked = [message["id"] for message in messages if message["author"] == "customer"]

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 LAMP = {"title": "Lamps", "format": "markdown", "text": "# Lamps\n\n## Bulbs\n\nThe Heron lamp takes an E27 bulb."}
 
 
-async def test_an_article_is_found_when_it_is_saved_changed_when_it_is_changed_and_gone_when_deleted(shop: Running) -> None:
+async def test_an_article_is_found_when_it_is_saved_changed_when_it_is_changed_and_gone_when_deleted(
+    shop: Running,
+) -> None:
     admin = await shop.staff("admin")
     made = await admin.request("POST", "/api/admin/articles", LAMP, 201)
     assert (made["version"], made["passages"]) == (1, 1)

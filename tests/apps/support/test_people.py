@@ -109,7 +109,7 @@ async def test_a_disabled_account_is_out_at_once(shop: Running) -> None:
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "Bearer", "é", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."])
 async def test_what_is_no_token_is_signed_out(token: str, shop: Running) -> None:
-    headers = {"authorization": f"Bearer {token}".encode()}
+    headers = {b"authorization": f"Bearer {token}".encode()}
     reply = await shop.http.get("/api/me", headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (401, "signed_out")
 
