@@ -68,7 +68,7 @@ def test_nothing_is_wider_or_smaller_than_a_phone_allows(open_page: Open, path: 
         assert opened.page.evaluate(SMALL) == []
         opened.page.locator("#close-menu").click()
     else:
-        opened.page.locator("[name=email]").fill("admin@example.com")
+        opened.page.locator("[name=email]").fill("admin0@example.com")
         opened.page.locator("[name=password]").fill("correct horse battery")
         opened.page.keyboard.press("Enter")
         opened.page.locator("#inside").wait_for()
