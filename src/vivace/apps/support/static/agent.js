@@ -28,13 +28,15 @@ function openDesk(session) {
   const scrolling = keepAtEnd(document.scrollingElement, byId("latest"));
   const queue = setUpQueue(session, { open, problem: tellProblem });
   let ticket = null;
+  const isMine = () => ticket !== null && ticket.mine && ticket.state === "human"; // who closed one keeps its name on it
   let transcript = null;
   let stop = () => {};
   let rereading = 0;
 
   byId("who").textContent = session.account().name;
+  for (const id of ["summary-box", "search-box"]) byId(id).open = matchMedia("(min-width: 1200px)").matches; // there it takes no room
   setUpSearch(session, (text) => {
-    if (!ticket?.mine) return;
+    if (!isMine()) return;
     prompt.setRangeText(text, prompt.selectionStart, prompt.selectionEnd, "end");
     fitHeight(prompt);
     prompt.focus();
@@ -52,11 +54,11 @@ function openDesk(session) {
     if (!ticket) return;
     say(byId("state"), `ticket_${ticket.state}`, { name: ticket.agent?.name ?? "" });
     const canTake = ["bot", "waiting_human"].includes(ticket.state);
-    for (const id of ["prompt", "send"]) byId(id).hidden = !ticket.mine;
+    for (const id of ["prompt", "send"]) byId(id).hidden = !isMine();
     byId("claim").hidden = !canTake;
-    byId("not-mine").hidden = ticket.mine;
+    byId("not-mine").hidden = isMine();
     say(byId("not-mine"), canTake ? "claimHint" : ticket.state === "closed" ? "closedHint" : "othersHint", { name: ticket.agent?.name ?? "" });
-    byId("hands").replaceChildren(...(ticket.mine ? drawHands() : []));
+    byId("hands").replaceChildren(...(isMine() ? drawHands() : []));
     scrolling.watch();
   }
 
@@ -117,7 +119,7 @@ function openDesk(session) {
         link: (live) => !live && tell("reconnecting"),
         lost: () => leave(),
       });
-      if (ticket.mine && matchMedia("(hover: hover)").matches) prompt.focus();
+      if (isMine() && matchMedia("(hover: hover)").matches) prompt.focus();
     } catch (error) {
       leave();
       tellProblem(error);
@@ -172,7 +174,7 @@ function openDesk(session) {
       const changed = await session.request("POST", `/api/agent/conversations/${id}/${how}`, body);
       if (ticket?.id === id) ticket = changed;
       show();
-      if (ticket?.mine) prompt.focus();
+      if (isMine()) prompt.focus();
     } catch (error) {
       tell(error.code === "conflict" ? "wasFaster" : describeProblem(error)[0], describeProblem(error)[1]);
       reread();
@@ -181,7 +183,7 @@ function openDesk(session) {
 
   function send() {
     const text = prompt.value.trim();
-    if (!text || !ticket?.mine) return;
+    if (!text || !isMine()) return;
     const { id } = ticket;
     const clientId = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     prompt.value = "";
@@ -216,7 +218,7 @@ function openDesk(session) {
   document.addEventListener("keydown", (event) => {
     const writing = event.target.closest("input, textarea, select, dialog");
     if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "/" && ticket?.mine) {
+    if (event.key === "/" && isMine()) {
       event.preventDefault();
       prompt.focus();
     } else if (event.key === "n") takeNext();

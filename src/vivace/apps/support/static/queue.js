@@ -16,6 +16,7 @@ export function setUpQueue(session, hands) {
   const filter = byId("filter");
   const states = ["", "bot", "waiting_human", "human", "closed"];
   filter.replaceChildren(...choice("", states.map((state) => [state, state ? `filter_${state}` : "filter_all"]), "").children);
+  filter.value = "";
 
   function take(queue) {
     now = queue;

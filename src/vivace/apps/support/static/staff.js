@@ -45,6 +45,7 @@ export function openDoor(roles, enter) {
   }
 
   function letIn() {
+    door.replaceChildren();
     show(true);
     entered = true;
     enter(session);
