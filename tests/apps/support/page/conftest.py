@@ -64,9 +64,11 @@ class ModelServer:
 
     def _call(self, change: Callable[[], None]) -> None:
         """On the model's own event loop, and done when this returns."""
-        done = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (change(), done.set()))
-        assert done.wait(WAIT_MS / 1000)
+
+        async def run() -> None:
+            change()
+
+        asyncio.run_coroutine_threadsafe(run(), self.loop).result(WAIT_MS / 1000)
 
 
 @contextmanager
