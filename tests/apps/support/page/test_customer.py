@@ -82,6 +82,32 @@ def test_nothing_is_lost_or_doubled_over_a_lost_network(open_page: Open) -> None
     assert page.locator(".question").count() == page.locator(".reply").count() == 2
 
 
+def test_a_broken_stream_is_resumed_after_the_last_event_seen(open_page: Open) -> None:
+    asked, seen = open_page().page.evaluate("""async () => {
+      const { follow } = await import("/static/follow.js");
+      const write = (...ids) => ids.map((id) => `id: ${id}\\nevent: message\\ndata: {}\\n\\n`).join("");
+      const streams = [write(4, 5), new Error("broken"), write(5, 6), write(7)];
+      const [asked, seen] = [[], []];
+      await new Promise((done) => {
+        const session = { open: async (path, { headers }) => {
+          asked.push(headers["last-event-id"]);
+          const next = streams.shift();
+          if (next instanceof Error) throw next;
+          return new Response(next ?? "");
+        } };
+        const stop = follow(session, "/events", {
+          after: 3,
+          event: (kind, data, id) => { if (seen.push(id) === 4) { stop(); done(); } },
+          link: () => {},
+          lost: () => {},
+        });
+      });
+      return [asked, seen];
+    }""")
+    assert asked == ["3", "5", "5", "6"]
+    assert seen == [4, 5, 6, 7]
+
+
 def test_a_message_that_could_not_be_sent_is_sent_once_on_trying_again(open_page: Open) -> None:
     opened = open_page()
     opened.ask()
