@@ -130,7 +130,7 @@ class Shop:
 def shop_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("support")
     _prepare(directory)
-    site = f"http://localhost:{find_port()}"
+    site = f"http://127.0.0.1:{find_port()}"
     with serving_model() as model, _application(directory, model.url, site) as (process, url):
         yield Shop(url, model, process, site)
 
