@@ -151,11 +151,14 @@ async def _be_killed(customer: Customer, client_id: str, process: subprocess.Pop
     async def ask_and_read() -> None:
         posting = asyncio.create_task(customer.person.say(customer.conversation, _ask(client_id), client_id))
         seen = 0
-        async for event in customer.follow():
-            seen += 1
-            if seen > patience or event.data.get("author") == "bot":
-                process.kill()
-        await posting
+        try:
+            async for event in customer.follow():
+                seen += 1
+                if seen > patience or event.data.get("author") == "bot":
+                    process.kill()
+        finally:
+            outcome = await asyncio.gather(posting, return_exceptions=True)
+        assert all(isinstance(one, dict | httpx.HTTPError) for one in outcome), outcome
 
     if patience == 0:
         asyncio.get_running_loop().call_later(chance.random() / 50, process.kill)
