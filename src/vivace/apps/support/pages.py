@@ -30,10 +30,10 @@ HEADERS = {
 }
 
 
-def build_page_routes(embed_origins: Sequence[str], folders: Sequence[Path] = (STATIC, SHARED)) -> list[Route]:
+def build_page_routes(embed_origins: Sequence[str], static: Path = STATIC, shared: Path = SHARED) -> list[Route]:
     """A route for each file there is; the chat alone may stand in a frame, on these sites."""
     routes = []
-    for file in (file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())):
+    for file in (file for folder in (static, shared) if folder.is_dir() for file in sorted(folder.iterdir())):
         if file.is_file() and file.suffix in MEDIA_TYPES:
             framed = embed_origins if file.name == PAGES["/"] else ()
             send = _build_sender(file, framed)

@@ -64,9 +64,11 @@ class ModelServer:
 
     def _call(self, change: Callable[[], None]) -> None:
         """On the model's own event loop, and done when this returns."""
-        done = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (change(), done.set()))
-        assert done.wait(WAIT_MS / 1000)
+
+        async def run() -> None:
+            change()
+
+        asyncio.run_coroutine_threadsafe(run(), self.loop).result(WAIT_MS / 1000)
 
 
 @contextmanager
@@ -128,7 +130,7 @@ class Shop:
 def shop_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("support")
     _prepare(directory)
-    site = f"http://localhost:{find_port()}"
+    site = f"http://127.0.0.1:{find_port()}"
     with serving_model() as model, _application(directory, model.url, site) as (process, url):
         yield Shop(url, model, process, site)
 

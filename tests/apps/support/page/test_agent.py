@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.apps.support.page.conftest import Open, Opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
 expect = sync_api.expect
@@ -23,7 +27,7 @@ def wait_in_queue(open_page: Open, question: str) -> Opened:
     return customer
 
 
-def find_ticket(desk: Opened, question: str) -> sync_api.Locator:
+def find_ticket(desk: Opened, question: str) -> Locator:
     return desk.page.locator("#waiting .ticket").filter(has_text=question)
 
 

@@ -73,7 +73,7 @@ export function setUpAccount(session, hands) {
   }
 
   const fields = (isNew) => [
-    ...(isNew ? [labelled("name", make("input", { name: "name", autocomplete: "name", required: true, maxlength: "100" }))] : []),
+    ...(isNew ? [labelled("name", make("input", { name: "name", autocomplete: "name", required: true, maxlength: "80" }))] : []),
     labelled("email", make("input", { name: "email", type: "email", autocomplete: "username", required: true, maxlength: "254" })),
     labelled("password", make("input", {
       name: "password", type: "password", required: true, minlength: isNew && "10", maxlength: "256",

@@ -41,7 +41,7 @@ function drawFigures({ conversations, answers, deflection, handover_rate: handov
     ["deflection", share(deflection)],
     ["handoverRate", share(handover)],
     ["thumbsUp", share(rated > 0 ? thumbs.up / rated : null)],
-    ["conversations", [String(conversations)]],
+    ["talks", [String(conversations)]],
     ["answers", [String(answers)]],
     ["waitingNow", [String(waiting)]],
   ];
@@ -64,7 +64,7 @@ function drawTimes({ first_token_ms: first, answer_ms: whole, queue_wait_ms: wai
 
 function drawByDay({ by_day: days }) {
   if (days.length === 0) return null;
-  const series = ["conversations", "answers", "handovers"].map((name) => [words(name), days.map((day) => day[name])]);
+  const series = [["talks", "conversations"], ["answers", "answers"], ["handovers", "handovers"]].map(([key, name]) => [words(key), days.map((day) => day[name])]);
   return drawGroup("byDay", drawDays(days.map(({ day }) => day), series));
 }
 

@@ -12,7 +12,7 @@
   const narrow = matchMedia("(max-width: 480px)");
 
   const host = document.createElement("div");
-  const root = host.attachShadow({ mode: "closed" });
+  const root = host.attachShadow({ mode: "open" });
   const button = document.createElement("button");
   let frame = null;
 

@@ -49,7 +49,7 @@ function drawRole(account, change) {
 function drawNew(session, made) {
   const form = makeForm("addPerson", [
     make("div", { class: "pair" },
-      labelled("name", make("input", { name: "name", required: true, maxlength: "100", autocomplete: "off" })),
+      labelled("name", make("input", { name: "name", required: true, maxlength: "80", autocomplete: "off" })),
       labelled("role", choice("role", ["agent", "admin", "customer"].map((each) => [each, `role_${each}`]), "agent"))),
     labelled("email", make("input", { name: "email", type: "email", required: true, maxlength: "254", autocomplete: "off" })),
     labelled("password", make("input", { name: "password", type: "password", required: true, minlength: "10", maxlength: "256", autocomplete: "new-password" }), "passwordHint"),

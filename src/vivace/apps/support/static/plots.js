@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 import { language } from "./language.js";
 
+const MIN_TICK_PX = 56;
 const NAMESPACE = "http://www.w3.org/2000/svg";
 
 function shape(tag, attributes, ...children) {
@@ -47,9 +48,10 @@ export function drawSpans(rows) {
     const right = width - 64;
     const x = (ms) => left + (right - left) * Math.log(Math.max(ms, low) / low) / Math.log(high / low);
     const nodes = [];
-    for (let ms = low; ms <= high * 1.001; ms *= 10) {
-      nodes.push(shape("line", { class: "grid", x1: x(ms), x2: x(ms), y1: top - 8, y2: height }),
-        shape("text", { x: x(ms), y: 12, "text-anchor": "middle" }, ms < 1000 ? `${Number(ms.toPrecision(2))}\u2009ms` : `${ms / 1000}\u2009s`));
+    const step = Math.ceil(MIN_TICK_PX / (x(10 * low) - x(low))); // decades from one figure to the next
+    for (let ms = low, decade = 0; ms <= high * 1.001; ms *= 10, decade += 1) {
+      nodes.push(shape("line", { class: "grid", x1: x(ms), x2: x(ms), y1: top - 8, y2: height }));
+      if (decade % step === 0) nodes.push(shape("text", { x: x(ms), y: 12, "text-anchor": "middle" }, ms < 1000 ? `${Number(ms.toPrecision(2))}\u2009ms` : `${ms / 1000}\u2009s`));
     }
     known.forEach(([name, { p50, p90, p99 }], i) => {
       const y = top + rowHeight * (i + 0.5);

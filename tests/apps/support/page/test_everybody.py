@@ -63,7 +63,9 @@ def test_an_answer_is_read_out_once(open_page: Open, shop: Shop) -> None:
 def test_nothing_is_wider_or_smaller_than_a_phone_allows(open_page: Open, path: str, locale: str) -> None:
     opened = open_page(path, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, locale=locale)
     if path == "/":
-        opened.ask("word " * 12 + "x" * 60 + " return?")
+        opened.ask()
+        opened.send("word " * 12 + "x" * 60)
+        expect(opened.page.locator(".question")).to_have_count(2)
         opened.page.locator("#open-menu").click()
         assert opened.page.evaluate(SMALL) == []
         opened.page.locator("#close-menu").click()
