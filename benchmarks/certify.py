@@ -26,12 +26,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rate", type=float, default=20.0)
+    parser.add_argument("--rate", type=float, default=0.0, help="Requests a second; or give --concurrency.")
+    parser.add_argument("--concurrency", type=int, default=0)
     parser.add_argument("--requests", type=int, default=700)
     parser.add_argument("--budget", required=True)
     parser.add_argument("--also", default="", help="Other rates, parted by commas.")
     arguments = parser.parse_args()
-    workload = WorkloadSpec(rate=arguments.rate, requests=arguments.requests)
+    workload = WorkloadSpec(rate=arguments.rate, concurrency=arguments.concurrency, requests=arguments.requests)
     objective = parse_objective(arguments.budget)
     certificate = certify(arguments.model, arguments.out, EngineSettings(), workload, objective, say=_say)
     machine, cost = certificate.machine, certificate.cost
@@ -46,7 +47,7 @@ def main() -> None:
 
 def _measure_at(certificate: Certificate, out: Path, rate: float) -> Certificate:
     """The certificate as it would be, had this rate been offered; its step costs are as they were."""
-    workload = msgspec.structs.replace(certificate.workload, rate=rate)
+    workload = msgspec.structs.replace(certificate.workload, rate=rate, concurrency=0)
     with serving([str(out)]) as served:
         document = measure(served, workload, out)
     measured = summarize_documents([document], workload.seed)
@@ -58,7 +59,7 @@ def _measure_at(certificate: Certificate, out: Path, rate: float) -> Certificate
 def _compare(certificate: Certificate) -> None:
     measured = certificate.measured
     lost = measured.offered - measured.answered
-    print(f"{certificate.workload.rate:g} requests/s, {lost} of {measured.offered} not answered")
+    print(f"{certificate.workload}: {lost} of {measured.offered} not answered")
     for one in compare_with_measured(certificate):
         simulated = "none" if one.simulated_ms is None else f"{one.simulated_ms:.3f}"
         print(f"  {one.name:10} simulated {simulated:>9}  measured {one.measured_ms:9.3f}  {one.ratio or 0:.2f}")

@@ -14,19 +14,20 @@ from vivace.cli import main
 from vivace.errors import ConfigError
 from vivace.fit.certificate import CERTIFICATE, Certificate, LengthsRecord
 from vivace.fit.objective import parse_objective
-from vivace.fit.plan import Plan, build_scenario, compare_with_measured, find_outside_ms, plan
+from vivace.fit.plan import Correction, Plan, build_scenario, compare_with_measured, find_outside_ms, plan
 from vivace.fit.plan_page import render_plan, write_plan
 from vivace.fit.workload import WorkloadSpec
 
 REQUESTS = 200
 """Few, for a test."""
+SHORT = LengthsRecord(median=6.0, sigma=0.3)
 BUDGET = "ttft_p99=100ms tpot_p99=10ms"
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     """Of short answers: what is simulated is each of their tokens."""
-    short = measurement(answer_tokens=LengthsRecord(median=6.0, sigma=0.3))
+    short = measurement(answer_tokens=SHORT)
     return certify_fake(write_model(tmp_path_factory.mktemp("plan") / "variant"), BUDGET, measured=short)
 
 
@@ -89,6 +90,25 @@ def test_the_simulator_is_held_against_what_was_measured(planned: Plan) -> None:
     first = planned.agreement[0]
     assert first.simulated_ms is not None
     assert first.ratio == pytest.approx(first.simulated_ms / first.measured_ms)
+
+
+def test_what_was_measured_over_simulated_corrects_what_is_foretold(certificate: Certificate) -> None:
+    """Twice as long in truth, and so all times that are foretold."""
+    base, twice = (
+        msgspec.structs.replace(certificate, measured=measurement(ttft=ttft, answer_tokens=SHORT))
+        for ttft in (10.0, 20.0)
+    )
+    budget = parse_objective("ttft_p99=10s")
+    one, other = (plan(found, [1.0], budget, requests=REQUESTS).sizings[0].replica for found in (base, twice))
+    assert other.times_ms["ttft_p50"] == pytest.approx(2 * (one.times_ms["ttft_p50"] or 0))
+    assert other.times_ms["tpot_p50"] == one.times_ms["tpot_p50"]
+
+
+def test_a_limit_that_was_not_measured_is_corrected_by_the_largest_of_its_metric() -> None:
+    correction = Correction({"ttft": 1.0, "tpot": 0.0}, {"ttft_p50": 1.5, "ttft_p95": 2.0})
+    assert correction.correct("ttft_p50", 9.0) == 15.0
+    assert correction.correct("ttft_p99", 9.0) == 20.0
+    assert correction.correct("tpot_p99", 9.0) == 9.0
 
 
 def test_a_closed_loop_is_compared_too_and_more_clients_wait_longer(certificate: Certificate) -> None:

@@ -6,7 +6,10 @@ that it keeps the budget is that all do. A balancer that looks at queues does be
 equal places may do worse.
 
 Simulated are queue and steps. What HTTP, templates, tokenizer and network took when it was certified is added to every
-request alike. Knows no server, and measures nothing.
+request alike. Tails are longer in truth: the client and the server's own threads share cores. So the certificate's own
+workload is simulated too, and what was measured over that, limit by limit, corrects all that is foretold.
+
+Knows no server, and measures nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ class Sizing:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The simulator on the certificate's own workload, beside what was measured."""
+    """The simulator on the certificate's own workload, uncorrected, beside what was measured."""
 
     name: str
     simulated_ms: float | None
@@ -75,6 +78,25 @@ class Agreement:
     @property
     def ratio(self) -> float | None:
         return self.simulated_ms / self.measured_ms if self.simulated_ms is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """From simulated queue and steps to what a client sees."""
+
+    outside_ms: dict[str, float]
+    """By metric: the measured means of what is not simulated."""
+    factors: dict[str, float]
+    """By limit: measured over simulated, on the certificate's own workload."""
+
+    def find_factor(self, name: str) -> float:
+        """Of a limit that was not measured, the largest of its metric's."""
+        metric = name.partition("_")[0]
+        others = [factor for other, factor in self.factors.items() if other.startswith(f"{metric}_")]
+        return self.factors.get(name, max(others, default=1.0))
+
+    def correct(self, name: str, simulated_ms: float) -> float:
+        return (simulated_ms + self.outside_ms[name.partition("_")[0]]) * self.find_factor(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +142,19 @@ def plan(
     if not limits:
         raise ConfigError("The certificate limits no time. Say what is to be kept: --budget 'ttft_p99=100ms'.")
     scenario = build_scenario(certificate, Objective(limits).budget, seed)
-    outside = find_outside_ms(certificate)
+    agreement = compare_with_measured(certificate)
+    factors = {one.name: one.measured_ms / one.simulated_ms for one in agreement if one.simulated_ms}
+    correction = Correction(find_outside_ms(certificate), factors)
     capacity = find_capacity(
         scenario,
         requests=requests,
         steps=STEPS,
         start=_guess_rate(certificate),
-        is_kept=lambda result: _keeps(result, limits, outside),
+        is_kept=lambda result: _keeps(result, limits, correction),
     )
 
     def look(rate: float) -> LoadPoint:
-        return _describe(simulate(scenario.at_rate(rate, requests)), rate, limits, outside)
+        return _describe(simulate(scenario.at_rate(rate, requests)), rate, limits, correction)
 
     return Plan(
         model=certificate.variant.name,
@@ -142,7 +166,7 @@ def plan(
         seed=seed,
         sizings=tuple(_size(rate, capacity, headroom, look) for rate in rates),
         curve=tuple(look(load * capacity) for load in LOADS),
-        agreement=compare_with_measured(certificate),
+        agreement=agreement,
     )
 
 
@@ -208,39 +232,41 @@ def compare_with_measured(certificate: Certificate) -> tuple[Agreement, ...]:
         )
         scenario = replace(scenario, traffic=loop)
     result = simulate(scenario)
-    outside = find_outside_ms(certificate)
+    bare = Correction(find_outside_ms(certificate), {})
     found = []
     for name, value in measured.values().items():
         if name in LATENCIES and 0 < value < math.inf:
-            simulated = _percentile(result, name, outside)
+            simulated = _percentile(result, name, bare)
             found.append(Agreement(name, simulated if simulated < math.inf else None, value))
     return tuple(found)
 
 
-def _percentile(result: Result, name: str, outside: dict[str, float]) -> float:
+def _percentile(result: Result, name: str, correction: Correction) -> float:
     """Of a limit's name, over all requests: one without an answer is slower than any other."""
     metric, _, percentile = name.partition("_")
     answered = (Ending.KEPT, Ending.LATE)
     values = sorted(
-        getattr(one, _METRICS[metric]) + outside[metric] if one.ending in answered else math.inf
+        getattr(one, _METRICS[metric]) if one.ending in answered else math.inf
         for one in result.outcomes
         if metric != "tpot" or one.tokens > 1 or one.ending not in answered
     )
-    return values[max(0, math.ceil(QUANTILES[percentile] * len(values) - 1e-9) - 1)] if values else math.inf
+    if not values:
+        return math.inf
+    return correction.correct(name, values[max(0, math.ceil(QUANTILES[percentile] * len(values) - 1e-9) - 1)])
 
 
-def _keeps(result: Result, limits: Sequence[Constraint], outside: dict[str, float]) -> bool:
-    return all(_percentile(result, limit.name, outside) <= limit.limit for limit in limits)
+def _keeps(result: Result, limits: Sequence[Constraint], correction: Correction) -> bool:
+    return all(_percentile(result, limit.name, correction) <= limit.limit for limit in limits)
 
 
-def _describe(result: Result, rate: float, limits: Sequence[Constraint], outside: dict[str, float]) -> LoadPoint:
+def _describe(result: Result, rate: float, limits: Sequence[Constraint], correction: Correction) -> LoadPoint:
     names = dict.fromkeys([*(limit.name for limit in limits), "ttft_p50", "tpot_p50", "total_p50"])
-    times = {name: _percentile(result, name, outside) for name in names}
+    times = {name: _percentile(result, name, correction) for name in names}
     answered = sum(one.ending in (Ending.KEPT, Ending.LATE) for one in result.outcomes)
     return LoadPoint(
         rate,
         {name: value if value < math.inf else None for name, value in times.items()},
         answered / len(result.outcomes),
         result.utilisation,
-        _keeps(result, limits, outside),
+        _keeps(result, limits, correction),
     )

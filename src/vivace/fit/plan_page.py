@@ -51,7 +51,10 @@ def _write_agreement(plan: Plan) -> list[str]:
         f"{one.name} {digits(one.simulated_ms)} for {digits(one.measured_ms)} ms ({digits(one.ratio)})"
         for one in plan.agreement
     )
-    return [f"the simulator on the certificate's own workload, for what was measured: {shown}"]
+    return [
+        f"on the certificate's own workload the simulator says, of what was measured: {shown}",
+        "each time above is corrected by that",
+    ]
 
 
 def render_plan(plan: Plan) -> str:
@@ -117,5 +120,9 @@ def _agreement(plan: Plan) -> str:
         [escape(one.name), digits(one.simulated_ms), digits(one.measured_ms), digits(one.ratio)]
         for one in plan.agreement
     ]
-    head = ["", "simulated, ms", "measured, ms", "ratio"]
-    return section("How far to trust it", "The certificate's own workload, simulated.", show_table(head, rows))
+    head = ["", "simulated, ms", "measured, ms", "simulated over measured"]
+    return section(
+        "How far to trust it",
+        "The certificate's own workload, simulated and measured. All other times are corrected by the ratio.",
+        show_table(head, rows),
+    )
