@@ -130,6 +130,7 @@ def test_one_script_tag_puts_the_chat_into_another_site(open_page: Open, shop: S
         button = opened.page.get_by_role("button", name="Need help?")
         button.click()
         frame = opened.page.frame_locator("iframe")
+        expect(frame.locator("#greeting")).not_to_be_empty()
         frame.locator("#prompt").fill("How many days do I have to return an item?")
         frame.locator("#prompt").press("Enter")
         expect(frame.locator(".reply[aria-busy=false] .prose").first).to_contain_text("30 days")
