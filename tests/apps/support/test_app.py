@@ -48,6 +48,18 @@ async def test_health_says_whether_model_server_and_store_are_there(shop: Runnin
     assert (await guest.get("/health", 503))["model_server"] is False
 
 
+@pytest.mark.parametrize("draft", ["You can return any item within 30 days of delivery.", "I do not know."])
+async def test_a_true_answer_to_another_question_and_none_at_all_are_replaced_by_the_passage(
+    shop: Running, draft: str
+) -> None:
+    shop.model.say(draft)
+    guest = await shop.guest()
+    answer = await guest.ask(await guest.start(), "How much does express shipping cost?")
+    assert answer["source"] == "passage"
+    assert "12 dollars" in answer["text"]
+    assert [citation["title"] for citation in answer["citations"]] == ["Shipping"]
+
+
 async def test_without_the_model_server_the_passage_answers(shop: Running) -> None:
     guest = await shop.guest()
     conversation = await guest.start()

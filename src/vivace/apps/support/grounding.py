@@ -32,11 +32,19 @@ COURTESY = re.compile(
 )
 
 
+DECLINES = re.compile(
+    r"\b(?:i|we) (?:do not|don['’]t|cannot|can['’]t) (?:know|say|tell|find|answer|help)"
+    r"|\b(?:i am|i['’]m|we are) (?:not sure|unable)|\bno information\b"
+    r"|不知道|不清楚|无法(?:回答|确定|提供)|不能回答|没有(?:相关|这方面的)?信息",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reasons` are empty where the answer is supported, else some of: `empty`, `unfinished`, `repeats`, `language`,
-    `beyond_passages`, `number`, `contradiction`. `overlap` is the share of the answer's content words that stand in
-    the passages."""
+    """`reasons` are empty where the answer is supported, else some of: `empty`, `declines` (it says that it cannot
+    answer), `unfinished`, `repeats`, `language`, `beyond_passages`, `number`, `contradiction`. `overlap` is the share of
+    the answer's content words that stand in the passages."""
 
     supported: bool
     reasons: tuple[str, ...]
@@ -69,6 +77,7 @@ def check_answer(answer: str, passages: Sequence[str], language: Language, finis
     statements = [sentence for sentence in split_sentences(text) if not _is_courtesy(sentence)]
     overlap = _share(content_words(" ".join(statements)), known)
     checks = {
+        "declines": DECLINES.search(text) is not None,
         "unfinished": not finished or not ends_whole(text),
         "repeats": repeats(text, passages),
         "language": not _is_in(text, language),

@@ -291,13 +291,17 @@ def _bear(hits: Sequence[Hit]) -> bool:
 
 
 def _check(understood: Understood, draft: str, ending: Ending | None) -> Reply | None:
-    """The draft if its passages bear it, else what they say themselves; None if they say nothing to the point."""
+    """The draft if passages about the question bear it, else what they say themselves; None if they say nothing to the
+    point. A draft that only other passages bear may be true, and answers another question."""
     text = draft.strip()
     if text:
         finished = ending is not None and ending.reason == "stop"
-        passages = [f"{hit.title}\n{hit.heading}\n{hit.text}" for hit in understood.hits]
+        hits = [hit for hit in understood.hits if hit.score >= MIN_SCORE]
+        passages = [f"{hit.title}\n{hit.heading}\n{hit.text}" for hit in hits]
         if check_answer(text, passages, understood.language, finished).supported:  # type: ignore[arg-type]
-            return _cite(text, "model", understood.hits)
+            reply = _cite(text, "model", hits)
+            if reply.citations:
+                return reply
     text = answer_from(understood.hits, understood.message.text)
     return _cite(text, "passage", understood.hits) if text else None
 
