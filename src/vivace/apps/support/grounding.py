@@ -43,8 +43,8 @@ DECLINES = re.compile(
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`reasons` are empty where the answer is supported, else some of: `empty`, `declines` (it says that it cannot
-    answer), `unfinished`, `repeats`, `language`, `beyond_passages`, `number`, `contradiction`. `overlap` is the share of
-    the answer's content words that stand in the passages."""
+    answer), `unfinished`, `repeats`, `language`, `beyond_passages`, `number`, `contradiction`. `overlap` is the share
+    of the answer's content words that stand in the passages."""
 
     supported: bool
     reasons: tuple[str, ...]
