@@ -72,7 +72,7 @@ def test_only_conversions_by_method_need_data() -> None:
     [
         "int8",
         "int4(method=awq)",
-        "drop_layers(layers=[1, 3]), prune_width(share=0.25)",
+        "drop_layers(layers=[1, 3]), prune_width(share=0.3)",
         'low_rank(share=0.5, part=mlp), assign(int8=["0.mlp_in"], method=gptq)',
     ],
 )
