@@ -280,9 +280,9 @@ def _search(
     lists = [_rank_by_words(connection, number, words), vectors.rank(weights, CANDIDATES)]
     if has_chinese(query):
         lists.append(_rank_by_trigrams(connection, number, query))
-    scores = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
-    lists.append(sorted(scores, key=lambda row: (-scores[row], row)))
-    return _read_hits(connection, tenant, fuse(lists)[:limit], scores)
+    covered = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
+    lists.append(sorted(covered, key=lambda row: (-covered[row].whole, -covered[row].title, row)))
+    return _read_hits(connection, tenant, fuse(lists)[:limit], covered)
 
 
 def _rank_by_words(connection: sqlite3.Connection, number: int, words: Sequence[str]) -> list[int]:
@@ -327,20 +327,34 @@ def _rank(connection: sqlite3.Connection, table: str, number: int, match: str) -
     return [int(row) for (row,) in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class _Cover:
+    """Shares of what is asked about, weighed by rarity."""
+
+    whole: float
+    """In the passage with its title and heading."""
+    title: float
+    """In title and heading: of passages that hold as much, the one that is about it goes first."""
+
+
 def _cover(
     connection: sqlite3.Connection, rows: Iterable[int], terms: Sequence[Term], space: VectorSpace | None
-) -> dict[int, float]:
-    """Of each row, the share of what is asked about that stands in it, weighed by rarity."""
+) -> dict[int, _Cover]:
+    """What of the question stands in each row."""
     weights = space.weights([term.word for term in terms]) if space else [1.0] * len(terms)
-    scores = {}
+    total = sum(weights)
+    found_in = {}
     numbers = tuple(rows)
     marks = ", ".join("?" * len(numbers))
     found = connection.execute(f"SELECT rowid, title, heading, text FROM words WHERE rowid IN ({marks})", numbers)
     for row, title, heading, text in found:
-        present = {*title.split(), *heading.split(), *text.split()}
-        covered = sum(weight * _presence(term, present) for term, weight in zip(terms, weights, strict=True))
-        scores[int(row)] = covered / sum(weights)
-    return scores
+        named = {*title.split(), *heading.split()}
+        whole, above = (
+            sum(weight * _presence(term, present) for term, weight in zip(terms, weights, strict=True)) / total
+            for present in (named | {*text.split()}, named)
+        )
+        found_in[int(row)] = _Cover(whole, above)
+    return found_in
 
 
 def _presence(term: Term, present: set[str]) -> float:
@@ -350,7 +364,7 @@ def _presence(term: Term, present: set[str]) -> float:
 
 
 def _read_hits(
-    connection: sqlite3.Connection, tenant: str, rows: Sequence[int], scores: Mapping[int, float]
+    connection: sqlite3.Connection, tenant: str, rows: Sequence[int], covered: Mapping[int, _Cover]
 ) -> list[Hit]:
     marks = ", ".join("?" * len(rows))
     found = connection.execute(
@@ -361,7 +375,7 @@ def _read_hits(
     hits: list[Hit] = []
     for row in rows:
         article, version, title, heading, text = by_row[row]
-        hits.append(Hit(row, article, version, title, heading, text, scores[row], len(hits) + 1))
+        hits.append(Hit(row, article, version, title, heading, text, covered[row].whole, len(hits) + 1))
     return hits
 
 
