@@ -10,7 +10,8 @@ import click
 from vivace.cli_bench import SECONDS
 
 if TYPE_CHECKING:
-    from vivace.fit.pipeline import FitConfig, Fitted
+    from vivace.fit.config import FitConfig
+    from vivace.fit.pipeline import Fitted
     from vivace.fit.workload import WorkloadSpec
 
 _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,8 +84,8 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
 
 def _build(models: tuple[str, ...], out: Path | None, options: dict[str, Any]) -> FitConfig:
     """Raises `ConfigError`, or `click.UsageError` when there is no place to write to."""
+    from vivace.fit.config import FitConfig
     from vivace.fit.objective import parse_objective
-    from vivace.fit.pipeline import FitConfig
 
     if out is None:
         if len(models) < 2:

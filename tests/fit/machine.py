@@ -14,7 +14,7 @@ from vivace.fit.allocate import Losses
 from vivace.fit.data import Texts
 from vivace.fit.measure import Build, Limits, StepShape, Timing
 from vivace.fit.objective import LOSS, MEMORY
-from vivace.fit.pipeline import Parts
+from vivace.fit.parts import Parts
 from vivace.fit.realise import Measured, Realised
 from vivace.fit.space import PARTS, Candidate, Format, Space
 from vivace.fit.state import State

@@ -15,8 +15,9 @@ import pytest
 from tests.checkpoints import write_llama
 from tests.fit.machine import KnownMachine, KnownRealiser, known_parts
 from vivace.errors import ConfigError, VivaceError
+from vivace.fit.config import FitConfig
 from vivace.fit.objective import LOSS, LOSS_STEP, parse_objective
-from vivace.fit.pipeline import FitConfig, Fitted, fit, write_best
+from vivace.fit.pipeline import Fitted, fit, write_best
 from vivace.fit.space import Candidate
 from vivace.fit.workload import WorkloadSpec
 

@@ -17,7 +17,8 @@ from vivace.fit.settings import EngineSettings
 from vivace.fit.workload import LINES
 
 if TYPE_CHECKING:
-    from vivace.fit.pipeline import FitConfig, Fitted
+    from vivace.fit.config import FitConfig
+    from vivace.fit.pipeline import Fitted
     from vivace.fit.realise import Realised
 
 MOST_PARETO = 24

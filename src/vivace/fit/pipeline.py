@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from vivace.compress.step import Step
 from vivace.errors import ConfigError, VivaceError
 from vivace.fit.allocate import Losses, read_losses
+from vivace.fit.config import FitConfig, asdict_struct
 from vivace.fit.data import Texts, split_data, write_own_text
 from vivace.fit.floor import Floor, Infeasible, explain, find_floor
 from vivace.fit.measure import (
     Build,
     Limits,
-    Measurer,
-    NativeMeasurer,
     StepShape,
     Timing,
     count_layers,
@@ -39,15 +37,16 @@ from vivace.fit.measure import (
     plan_checks,
     plan_shapes,
 )
-from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective
+from vivace.fit.objective import LATENCIES, LOSS, MEMORY
+from vivace.fit.parts import Parts, find_parts
 from vivace.fit.predict import Correction, Demand, Predictor, check_composition, compose, find_errors, find_streams
-from vivace.fit.realise import HttpRealiser, Measured, Realised, Realiser, count_requests, read_realised
-from vivace.fit.search import TRIALS, Predicted, Search, choose_next, find_front
+from vivace.fit.realise import Measured, Realised, Realiser, read_realised
+from vivace.fit.search import Predicted, Search, choose_next, find_front
 from vivace.fit.settings import EngineSettings
 from vivace.fit.space import Candidate, Space, Structure, open_space
 from vivace.fit.state import State, open_state
 from vivace.fit.view import Line, View
-from vivace.fit.workload import LINES, WorkloadSpec
+from vivace.fit.workload import LINES
 from vivace.models.model import Model, open_model
 
 MEASURE_SHARE, LOSS_SHARE, SEARCH_SHARE = 0.25, 0.45, 0.65
@@ -56,69 +55,6 @@ AGAIN_SHARE = 0.06
 """Builds that take less of the time than this are timed twice."""
 MOST_REALISED = 5
 MOST_CONFIRMED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitConfig:
-    """What is asked. Raises `ConfigError` for values that cannot be."""
-
-    models: tuple[str, ...]
-    out: Path
-    objective: Objective
-    workload: WorkloadSpec
-    lines: Path | None = None
-    """The workload's own file."""
-    data: Path | None = None
-    """Text to calibrate on and to judge by; without, the models write some."""
-    time_only: bool = False
-    """Do not measure loss."""
-    limit_s: float = 1800.0
-    trials: int = TRIALS
-    distil_minutes: float = 0.0
-    """Of training for each finalist, outside of the time; 0: none."""
-    method: str = "gptq"
-    """Of rounding to int4."""
-    seed: int = 0
-    threads: int = 0
-    """PyTorch's; 0: what is fastest."""
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.models or len(set(self.models)) < len(self.models):
-            raise ConfigError("Name one model or several different ones.")
-        if self.limit_s < 10:
-            raise ConfigError(f"The search has {self.limit_s:g} s; give it 10 s at least, and 15 minutes if you can.")
-        if len(self.models) > 1 and self.data is None and not self.time_only:
-            raise ConfigError("Several models are compared on text; give some with --data, or choose by --time-only.")
-        if self.time_only and self.objective.limit(LOSS) < float("inf"):
-            raise ConfigError("Loss is limited, and --time-only does not measure it. Leave out one of the two.")
-        if self.time_only and (self.data is not None or self.distil_minutes):
-            raise ConfigError("--time-only looks at no text, so that --data and --distil have no use. Leave them out.")
-
-    def plan(self) -> dict[str, Any]:
-        """What a resumed run must ask again."""
-        from vivace.compress.manifest import hash_files
-
-        return {
-            "models": list(self.models),
-            "sha256": [hash_files(open_model(name).directory) for name in self.models],
-            "budget": str(self.objective),
-            "prefer": self.objective.prefer,
-            "workload": asdict_struct(self.workload),
-            "data": None if self.data is None else str(self.data.resolve()),
-            "time_only": self.time_only,
-            "distil_minutes": self.distil_minutes,
-            "method": self.method,
-            "seed": self.seed,
-        }
-
-
-def asdict_struct(workload: WorkloadSpec) -> dict[str, Any]:
-    """Plain values, as JSON has them."""
-    import msgspec
-
-    found: dict[str, Any] = msgspec.to_builtins(workload)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +75,6 @@ class Fitted:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Parts:
-    """What does the work, so that tests can put others in."""
-
-    measurers: Callable[[str], Measurer]
-    losses: Callable[[str, Space, Path, float, Callable[[float], None]], Losses]
-    """Of a model: its space, calibration text, and the time there is."""
-    realiser: Callable[[Sequence[StepShape], Mapping[str, Texts] | None, State], Realiser]
-
-
 def fit(config: FitConfig, parts: Parts | None = None, output: TextIO = sys.stderr) -> Fitted:
     """Search, and write the best into OUT. Everything that can be refused is, before any work.
 
@@ -163,7 +89,7 @@ def fit(config: FitConfig, parts: Parts | None = None, output: TextIO = sys.stde
         shutil.copyfile(config.lines, state.directory / LINES)
     view = View(config.objective, output, lambda: state.left_s)
     with view.open():
-        run = _Run(config, parts or _real_parts(config, view), opened, spaces, state, view)
+        run = _Run(config, parts or find_parts(config, view), opened, spaces, state, view)
         return run.go()
 
 
@@ -608,59 +534,6 @@ def _read_build(values: Mapping[str, Any]) -> Build:
 
 def _read_timing(values: Mapping[str, Any]) -> Timing:
     return Timing(**{**values, "ms": tuple(values["ms"])})
-
-
-# The real machine
-
-
-def _real_parts(config: FitConfig, view: View) -> Parts:
-    def find_losses(
-        name: str, space: Space, calibration: Path, limit_s: float, progress: Callable[[float], None]
-    ) -> Losses:
-        from vivace.compress.calibrate import CalibrationConfig, read_calibration
-        from vivace.compress.layerwise import Quantization
-        from vivace.compress.variant import open_variant
-        from vivace.fit.sensitivity import measure_losses
-
-        model = open_model(name)
-        text = read_calibration(
-            calibration,
-            model.tokenizer,
-            model.config,
-            CalibrationConfig(tokens=8192, length=128, held_out=0),
-            config.seed,
-        )
-        how = Quantization(config.method, "none", "int8")  # type: ignore[arg-type]
-        variant = open_variant(model.directory)
-        return measure_losses(variant, text, space, how, limit_s, config.out / ".fit", progress)
-
-    def make_realiser(shapes: Sequence[StepShape], texts: Mapping[str, Texts] | None, state: State) -> Realiser:
-        return HttpRealiser(
-            models={name: name for name in config.models},
-            texts=texts,
-            workload=config.workload if config.lines is None else config.workload.with_lines(),
-            directory=state.directory,
-            shapes=shapes,
-            method="rtn" if config.time_only else config.method,
-            distil=_plan_distilling(config.distil_minutes),
-            requests=min(config.workload.requests, count_requests(config.objective)),
-            threads=config.threads or _find_threads(),
-            say=view.say,
-        )
-
-    return Parts(lambda name: NativeMeasurer(open_model(name)), find_losses, make_realiser)
-
-
-def _plan_distilling(minutes: float) -> Sequence[Step]:
-    from vivace.compress.distill import Distill
-
-    return (Distill(minutes=minutes, steps=100_000, length=128, every=10, patience=6),) if minutes else ()
-
-
-def _find_threads() -> int:
-    from vivace.fit.sensitivity import choose_threads
-
-    return choose_threads()
 
 
 # The end
