@@ -48,6 +48,13 @@ async def test_health_says_whether_model_server_and_store_are_there(shop: Runnin
     assert (await guest.get("/health", 503))["model_server"] is False
 
 
+async def test_neighbouring_sentences_from_one_passage_bear_its_number_once(shop: Running) -> None:
+    shop.model.say("Standard shipping costs 4 dollars and takes 3 days. Express shipping costs 12 dollars.")
+    guest = await shop.guest()
+    answer = await guest.ask(await guest.start(), "How much does express shipping cost?")
+    assert answer["text"].endswith("takes 3 days. Express shipping costs 12 dollars. [1]")
+
+
 @pytest.mark.parametrize("draft", ["You can return any item within 30 days of delivery.", "I do not know."])
 async def test_a_true_answer_to_another_question_and_none_at_all_are_replaced_by_the_passage(
     shop: Running, draft: str

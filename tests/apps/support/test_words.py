@@ -40,3 +40,8 @@ def test_sentences_hold_every_character_but_space(text: str) -> None:
 @given(st.text())
 def test_content_words_are_words(text: str) -> None:
     assert set(content_words(text)) <= set(split_words(text))
+
+
+def test_the_time_of_day_ends_no_sentence() -> None:
+    text = "We are here from 8 a.m. to 6 p.m. Pacific time. Write to us!"
+    assert split_sentences(text) == ["We are here from 8 a.m. to 6 p.m. Pacific time.", "Write to us!"]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from sqlalchemy.engine import Connection
 
@@ -307,11 +308,14 @@ def _check(understood: Understood, draft: str, ending: Ending | None) -> Reply |
 
 
 def _cite(text: str, source: str, hits: Sequence[Hit]) -> Reply:
-    """The text with [1], [2] behind the sentences that lean on a passage, and what these are."""
+    """The text with [1], [2] behind what leans on a passage, once for neighbouring sentences, and what these are."""
     numbers: dict[int, int] = {}
     marked, at = "", 0
-    for citation in cite(text, hits):
+    found = cite(text, hits)
+    for citation, following in zip_longest(found, found[1:]):
         number = numbers.setdefault(citation.passage_id, len(numbers) + 1)
+        if following and following.passage_id == citation.passage_id and text[citation.end : following.start].isspace():
+            continue
         marked += f"{text[at : citation.end]} [{number}]"
         at = citation.end
     by_id = {hit.passage_id: hit for hit in hits}

@@ -37,7 +37,9 @@ _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
 _CHINESE_STOP = re.compile("|".join(sorted(map(re.escape, set(CHINESE_STOP_WORDS)), key=len, reverse=True)))
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？；])[”’」』）]*\s*|\n+")
-_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:e\.g|i\.e|etc|vs|no|mr|mrs|ms|dr|st|approx|incl|[a-z])\.$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:e\.g|i\.e|a\.m|p\.m|etc|vs|no|mr|mrs|ms|dr|st|approx|incl|[a-z])\.$", re.IGNORECASE
+)
 _NUMBER = re.compile(r"(?<=\d)[,，](?=\d{3}(?!\d))")
 
 _STEMMER = snowballstemmer.stemmer("english")
@@ -96,7 +98,7 @@ def content_words(text: str) -> list[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences, list items and lines, stripped; none is empty. "e.g." and single letters do not end one."""
+    """Sentences, list items and lines, stripped; none is empty. "e.g.", "a.m." and single letters do not end one."""
     sentences: list[str] = []
     start = 0
     for match in _SENTENCE_END.finditer(text):
