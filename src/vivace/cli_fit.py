@@ -73,7 +73,13 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
     kept = fitted.infeasible is None
     if fitted.infeasible is not None:
         click.echo(f"NOTHING KEEPS THE BUDGET: {fitted.infeasible}")
-    elif fitted.document is not None and not no_certificate:
+    elif fitted.document is None:
+        kept = False
+        click.echo(
+            "NOT CONFIRMED: the best kept the budget in turn with the baseline, but nothing did when measured by "
+            "itself. Allow more in --budget, or search for longer with --time."
+        )
+    elif not no_certificate:
         from vivace.fit.issue import issue_certificate
 
         text, kept = issue_certificate(fitted, config, settings, lambda text: click.echo(text, err=True))
