@@ -114,5 +114,4 @@ def test_any_answer_gets_a_verdict(answer: str, passages: list[str], language: s
     "answer", ["I do not know.", "Sorry, we can't say within 45 days.", "I'm not sure about returns.", "我不知道。"]
 )
 def test_who_says_that_he_cannot_answer_has_not_answered(answer: str) -> None:
-    language = "zh" if answer.startswith("我") else "en"
-    assert "declines" in check_answer(answer, PASSAGES, language, True).reasons
+    assert "declines" in check_answer(answer, PASSAGES, "zh" if answer.startswith("我") else "en", True).reasons
