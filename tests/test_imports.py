@@ -17,6 +17,8 @@ ALLOWED = {
     "errors": "",
     "budget": "errors",
     "machine": "",
+    "log_writer": "",
+    "listening": "errors",
     "native": "errors native",
     "engine": "batch errors budget engine",
     "simulation": "batch errors budget engine simulation",
@@ -30,12 +32,12 @@ ALLOWED = {
     "runners": "batch errors machine models native runners",
     "bench": "errors budget bench",
     "evaluation": "batch bench.stats errors llm models runners tokenizer evaluation",
-    "compress": "errors models tokenizer evaluation compress",
+    "compress": "errors machine models tokenizer evaluation compress",
     "fit": "batch bench budget compress engine errors evaluation info llm machine models native runners simulation "
     "speed tokenizer fit",
-    "apps": "errors apps",
+    "apps": "errors listening log_writer apps",
     "server": "errors budget sampling tokenizer grammar models.model engine.constraint engine.request engine.bridge "
-    "engine.cost "
+    "engine.cost listening log_writer "
     "server",
 }
 """Of this package. What is not listed (the command line, the Python interface) puts the parts together."""

@@ -1,11 +1,12 @@
-"""What this process may use of the machine it runs on. Knows nothing of models."""
+"""What this process may use of the machine it runs on, and of what is installed. Knows nothing of models."""
 
 from __future__ import annotations
 
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -27,6 +28,17 @@ def read_cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def find_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of the libraries, by their names on PyPI, those that are installed."""
+    found = {}
+    for name in libraries:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def allowed_cores() -> int:

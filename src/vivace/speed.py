@@ -68,9 +68,12 @@ def measure_engine(
     }
 
 
-def count_prompt_operations(config: ModelConfig, prompt: int) -> float:
-    """Multiplications and additions of the layers' matrices for a prompt, and of the head for its last token."""
+def count_prompt_operations(
+    config: ModelConfig, prompt: float, *, layers: int | None = None, width: float = 1
+) -> float:
+    """Multiplications and additions of the layers' matrices for a prompt, and of the head for its last token; of a
+    model with so many of the layers, and that share of its MLPs' width."""
     attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads)
-    matrices = 3 if config.gated else 2
-    layers = sum(attention + matrices * config.hidden_size * layer.intermediate_size for layer in config.layers)
-    return 2.0 * (prompt * layers + config.hidden_size * config.vocab_size)
+    inner = (3 if config.gated else 2) * config.hidden_size * width
+    all_layers = sum(attention + inner * layer.intermediate_size for layer in config.layers[:layers])
+    return 2.0 * (prompt * all_layers + config.hidden_size * config.vocab_size)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from vivace.fit.floor import Floor, count_prompt_operations, explain, find_floor
+from vivace.fit.floor import Floor, explain, find_floor
 from vivace.fit.measure import Limits
 from vivace.fit.objective import parse_objective
 from vivace.fit.predict import Demand
 from vivace.models.config import read_config
+from vivace.speed import count_prompt_operations
 
 LIMITS = Limits("none", 2, read_gb_per_s=10.0, read_bytes=1, multiply_gops={"int8": 100.0})
 
@@ -36,7 +37,7 @@ def test_or_for_all_to_be_multiplied(llama_directory: Path) -> None:
 def test_a_prompt_multiplies_each_weight_with_each_token(llama_directory: Path) -> None:
     config = read_config(llama_directory)
     head = 2 * config.hidden_size * config.vocab_size
-    one, many = (count_prompt_operations(config, 2, 1.0, tokens) - head for tokens in (1, 10))
+    one, many = (count_prompt_operations(config, tokens, layers=2) - head for tokens in (1, 10))
     assert many == pytest.approx(10 * one)
     assert one == 2 * 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 112)
 

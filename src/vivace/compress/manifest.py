@@ -8,25 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from vivace.errors import CheckpointError
 
 MANIFEST = "recipe.json"
-_LIBRARIES = ("vivace", "torch", "transformers", "compressed-tensors", "peft", "safetensors", "numpy")
-
-
-def find_versions() -> dict[str, str]:
-    """Of the libraries that had a part in it, those that are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+LIBRARIES = ("vivace", "torch", "transformers", "compressed-tensors", "peft", "safetensors", "numpy")
+"""That had a part in it."""
 
 
 def hash_files(directory: Path) -> str:

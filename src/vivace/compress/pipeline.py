@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vivace.compress.calibrate import Calibration, CalibrationConfig, read_calibration
-from vivace.compress.manifest import MANIFEST, find_versions, hash_files, read_json, write_json
+from vivace.compress.manifest import LIBRARIES, MANIFEST, hash_files, read_json, write_json
 from vivace.compress.recipe import describe_recipe, parse_recipe
 from vivace.compress.step import OnProgress, Step, Work, check_steps
 from vivace.errors import ConfigError, DataError, UnsupportedModelError
+from vivace.machine import find_versions
 from vivace.models.model import Model, open_model
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class _Run:
         write_variant(variant, made)
         after = self._measure(variant) | {"weight_bytes": _count_file_bytes(made)}
         manifest = self.plan | {
-            "versions": find_versions(),
+            "versions": find_versions(LIBRARIES),
             "before": before,
             "after": after,
             "compression_ratio": {

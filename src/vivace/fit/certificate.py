@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ from vivace.errors import CertificateError, ConfigError
 from vivace.fit.objective import NAMES, Objective
 from vivace.fit.settings import EngineSettings
 from vivace.fit.workload import WorkloadSpec
+from vivace.machine import find_versions
 from vivace.models.hub import locate_model
 
 FORMAT: Literal[1] = 1
@@ -486,7 +486,7 @@ def build_certificate(pieces: Pieces) -> Certificate:
     )
     certificate = Certificate(
         issued=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=find_versions(),
+        versions=find_versions(_LIBRARIES),
         machine=pieces.machine,
         variant=variant,
         settings=pieces.settings,
@@ -502,14 +502,3 @@ def build_certificate(pieces: Pieces) -> Certificate:
     )
     _check(certificate, "The certificate")
     return certificate
-
-
-def find_versions() -> dict[str, str]:
-    """Of the libraries that had a part in it, those that are installed."""
-    found: dict[str, Any] = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

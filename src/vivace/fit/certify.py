@@ -65,8 +65,6 @@ LAST_CHARACTERS = 2000
 
 MOST_TIMED = 256
 """Sequences in the largest pass that is timed."""
-LATE_KINDS = ("http_504", "http_400")
-"""The deadline came, or the budget is less than the machine needs at its best."""
 
 Document = dict[str, Any]
 Say = Callable[[str], None]

@@ -14,6 +14,7 @@ from vivace.fit.measure import Limits
 from vivace.fit.objective import LOSS, MEMORY, Constraint, Objective, format_value
 from vivace.fit.predict import Demand
 from vivace.models.config import ModelConfig
+from vivace.speed import count_prompt_operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,6 @@ class Floor:
         return {f"{name}_{percentile}": value for name, value in found.items() for percentile in ("p50", "p95", "p99")}
 
 
-def count_prompt_operations(config: ModelConfig, layers: int, width: float, prompt: float) -> float:
-    """Multiplications and additions of the layers' matrices for a prompt, and of the head for its last token."""
-    attention = config.hidden_size * config.head_dim * 2 * (config.heads + config.kv_heads)
-    inner = config.layers[0].intermediate_size * width
-    each = attention + (3 if config.gated else 2) * config.hidden_size * inner
-    return 2.0 * (prompt * layers * each + config.hidden_size * config.vocab_size)
-
-
 def find_floor(
     config: ModelConfig,
     layers: int,
@@ -67,9 +60,9 @@ def find_floor(
     step_bytes = int(weight_bytes + streams * kv_token_bytes * context)
     read_ms = step_bytes / limits.read_gb_per_s / 1e6
     rate = limits.multiply_gops[format] * 1e9
-    token = count_prompt_operations(config, layers, width, 1.0)
+    token = count_prompt_operations(config, 1, layers=layers, width=width)
     multiply_ms = 1e3 * streams * token / rate
-    operations = count_prompt_operations(config, layers, width, demand.mean_prompt)
+    operations = count_prompt_operations(config, demand.mean_prompt, layers=layers, width=width)
     prompt_ms = max(1e3 * operations / rate, weight_bytes / limits.read_gb_per_s / 1e6)
     tpot_ms = max(read_ms, multiply_ms)
     return Floor(

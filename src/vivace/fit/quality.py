@@ -7,7 +7,7 @@ paired, by bootstrap over documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,9 +50,6 @@ class Quality:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-Score = Callable[[str, EngineSettings, Sequence[Document]], Scored]
 
 
 def score_documents(name: str, settings: EngineSettings, documents: Sequence[Document]) -> Scored:

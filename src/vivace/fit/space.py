@@ -16,7 +16,7 @@ Knows shapes and recipes; no weights, no times and no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -220,8 +220,3 @@ def keep_width(width: int, share: float) -> int:
 def count_rank(out: int, inputs: int, share: float) -> int:
     """The rank at which two factors have this share of a matrix's parameters, as `low_rank` rounds it."""
     return max(1, math.floor(share * out * inputs / (out + inputs)))
-
-
-def list_parts(layers: int) -> Iterator[tuple[int, Part]]:
-    """Every part of every layer."""
-    return ((layer, part) for layer in range(layers) for part in PARTS)

@@ -58,9 +58,6 @@ class State:
         """Whether less than a share of the time is over."""
         return self.spent_s < share * self._limit_s
 
-    def remove(self) -> None:
-        shutil.rmtree(self.directory)
-
 
 def open_state(out: Path, plan: dict[str, Any], limit_s: float, *, resume: bool) -> State:
     """Begin, or go on. Raises `ConfigError` when OUT is taken, or holds a run that was asked something else."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vivace import listening
 from vivace.budget import NO_BUDGET, Budget
 from vivace.engine.bridge import EngineThread
 from vivace.errors import ConfigError, RequestError, VivaceError
@@ -201,14 +200,8 @@ async def _send_file(content: bytes, media_type: str, etag: str, request: Reques
 
 def listen(config: ServerConfig) -> socket.socket:
     """A socket bound to the configured address. Raises `ConfigError` when that cannot be had."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {config.host} port {config.port}: {error}. Choose another with --port (0 takes a free "
-            "one) or --host, or stop the program that holds it."
-        ) from error
+    remedy = "Choose another with --port (0 takes a free one) or --host, or stop the program that holds it."
+    return listening.listen(config.host, config.port, remedy)
 
 
 def serve(
@@ -221,8 +214,6 @@ def serve(
     """
     tracer = find_tracer(os.environ)
     sock = listen(config)
-    host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     settings = uvicorn.Config(
         build_app(model, bridge, config, tracer),
         loop="uvloop",
@@ -236,19 +227,17 @@ def serve(
         timeout_keep_alive=config.keep_alive_s,
         timeout_graceful_shutdown=int(config.drain_ms / 1000) + 5,
     )
-    server = _Server(settings, partial(bridge.close, drain_ms=config.drain_ms), partial(announce or _stay_silent, url))
-    # The same handler as uvicorn's own, for before it is set and for when uvicorn raises the signal again at the end.
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with logging_to(None, config.log_format, config.log_level):
-            server.run(sockets=[sock])
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        sys.setswitchinterval(interval_s)
-        sock.close()
+    server = _Server(
+        settings,
+        partial(bridge.close, drain_ms=config.drain_ms),
+        partial(announce or _stay_silent, listening.find_url(sock)),
+    )
+    with (
+        closing(sock),
+        listening.handling_signals(server.handle_exit, SWITCH_S),
+        logging_to(None, config.log_format, config.log_level),
+    ):
+        server.run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):

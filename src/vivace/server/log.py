@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from queue import SimpleQueue
 from typing import Any, Literal, TextIO
+
+from vivace.log_writer import writing_to
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["info", "warning", "error"]
@@ -21,36 +19,9 @@ LogLevel = Literal["info", "warning", "error"]
 _LOGGERS = ("vivace", "uvicorn")
 
 
-@contextmanager
-def logging_to(stream: TextIO | None, format: LogFormat, level: LogLevel) -> Iterator[None]:
+def logging_to(stream: TextIO | None, format: LogFormat, level: LogLevel) -> AbstractContextManager[None]:
     """While this is open, our loggers and the HTTP server's write to the stream; standard error if None."""
-    records: SimpleQueue[Any] = SimpleQueue()
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
-    listener = logging.handlers.QueueListener(records, handler)
-    put = _Unprepared(records)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [(logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(level.upper())
-        logger.propagate = False
-        logger.addHandler(put)
-    listener.start()
-    try:
-        yield
-    finally:
-        listener.stop()
-        for logger, (old_level, propagate) in zip(loggers, before, strict=True):
-            logger.removeHandler(put)
-            logger.setLevel(old_level)
-            logger.propagate = propagate
-
-
-class _Unprepared(logging.handlers.QueueHandler):
-    """Formats nothing on the thread that logs."""
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+    return writing_to(stream, JsonFormatter() if format == "json" else TextFormatter(), level, _LOGGERS)
 
 
 class JsonFormatter(logging.Formatter):

@@ -40,10 +40,6 @@ class Account:
     disabled: bool
     created_at: float
 
-    @property
-    def is_staff(self) -> bool:
-        return self.role in ("agent", "admin")
-
 
 class Passwords:
     """Hashes and compares. Thread-safe; a call takes as long as `cost` says, so it belongs on a worker thread."""

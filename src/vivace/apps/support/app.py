@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Any
 
@@ -26,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vivace import listening
 from vivace.apps.support import shops, upkeep
 from vivace.apps.support.accounts import Passwords
 from vivace.apps.support.answering import Answering
@@ -49,7 +48,6 @@ from vivace.apps.support.store import open_store
 from vivace.apps.support.workers import Workers
 from vivace.errors import (
     BusyError,
-    ConfigError,
     ConflictError,
     CredentialsError,
     ForbiddenError,
@@ -248,14 +246,8 @@ class PathGuard:
 
 def listen(config: SupportConfig) -> socket.socket:
     """A socket bound to the configured address. Raises `ConfigError` when that cannot be had."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {config.host} port {config.port}: {error}. Choose another port (0 takes a free one), or "
-            "stop the program that holds it."
-        ) from error
+    remedy = "Choose another port (0 takes a free one), or stop the program that holds it."
+    return listening.listen(config.host, config.port, remedy)
 
 
 def serve(config: SupportConfig, announce: Callable[[str], None]) -> None:
@@ -263,11 +255,7 @@ def serve(config: SupportConfig, announce: Callable[[str], None]) -> None:
 
     Call from the main thread. Raises `ConfigError` when the address or the database cannot be had.
     """
-    sock = listen(config)
-    host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    interval_s = sys.getswitchinterval()
-    try:
+    with closing(listen(config)) as sock:
         settings = uvicorn.Config(
             build_app(build_service(config)),
             loop="uvloop",
@@ -281,18 +269,12 @@ def serve(config: SupportConfig, announce: Callable[[str], None]) -> None:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=2,
         )
-        server = _Server(settings, partial(announce, url))
-        previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        sys.setswitchinterval(SWITCH_S)
-        try:
-            with logging_to(None, config.log_format, config.log_level):
-                server.run(sockets=[sock])
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    finally:
-        sys.setswitchinterval(interval_s)
-        sock.close()
+        server = _Server(settings, partial(announce, listening.find_url(sock)))
+        with (
+            listening.handling_signals(server.handle_exit, SWITCH_S),
+            logging_to(None, config.log_format, config.log_level),
+        ):
+            server.run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):

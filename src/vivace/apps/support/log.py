@@ -5,45 +5,18 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from queue import SimpleQueue
 from typing import Any, TextIO
+
+from vivace.log_writer import writing_to
 
 _LOGGERS = ("vivace.support", "uvicorn.error")
 
 
-@contextmanager
-def logging_to(stream: TextIO | None, format: str, level: str) -> Iterator[None]:
+def logging_to(stream: TextIO | None, format: str, level: str) -> AbstractContextManager[None]:
     """While this is open, the application's loggers write to the stream; standard error if None."""
-    records: SimpleQueue[Any] = SimpleQueue()
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter(as_json=format == "json"))
-    listener = logging.handlers.QueueListener(records, handler)
-    put = _Unprepared(records)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
-        logger.setLevel(level.upper())
-        logger.propagate = False
-        logger.addHandler(put)
-    listener.start()
-    try:
-        yield
-    finally:
-        listener.stop()
-        for logger in loggers:
-            logger.removeHandler(put)
-            logger.propagate = True
-
-
-class _Unprepared(logging.handlers.QueueHandler):
-    """Formats nothing on the thread that logs."""
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record
+    return writing_to(stream, LineFormatter(as_json=format == "json"), level, _LOGGERS)
 
 
 class LineFormatter(logging.Formatter):

@@ -2,10 +2,11 @@
 
 import { announceIn } from "./announcer.js";
 import { setUpLanguage, setUpTheme } from "./appearance.js";
-import { byId, make } from "./dom.js";
+import { byId } from "./dom.js";
 import { follow } from "./follow.js";
 import { button, fitHeight, onKeys } from "./hands.js";
 import { say } from "./language.js";
+import { tellIn } from "./notice.js";
 import { describeProblem } from "./problems.js";
 import { setUpQueue } from "./queue.js";
 import { keepAtEnd } from "./scrolling.js";
@@ -14,7 +15,6 @@ import { setUpSearch, showSummary } from "./summary.js";
 import { showTranscript } from "./transcript.js";
 import "./words.js";
 
-const NOTICE_MS = 20_000;
 const CONFIRM_MS = 5000;
 const REREAD_MS = 250;
 
@@ -24,6 +24,7 @@ openDoor(["agent", "admin"], openDesk);
 
 function openDesk(session) {
   const [transcriptBox, prompt, form, notice] = ["transcript", "prompt", "form", "notice"].map(byId);
+  const tell = tellIn(notice);
   const announcer = announceIn(byId("announcer"));
   const scrolling = keepAtEnd(document.scrollingElement, byId("latest"));
   const queue = setUpQueue(session, { open, problem: tellProblem });
@@ -86,14 +87,6 @@ function openDesk(session) {
       say(node, key);
     });
     return node;
-  }
-
-  function tell(key, filling = {}) {
-    const text = make("span");
-    say(text, key, filling);
-    notice.replaceChildren(text);
-    clearTimeout(tell.timer);
-    tell.timer = setTimeout(() => notice.replaceChildren(), NOTICE_MS);
   }
 
   function tellProblem(error) {

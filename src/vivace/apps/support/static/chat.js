@@ -3,20 +3,21 @@
 import { setUpAccount } from "./account.js";
 import { announceIn } from "./announcer.js";
 import { setUpLanguage, setUpTheme } from "./appearance.js";
-import { byId, make } from "./dom.js";
+import { byId } from "./dom.js";
 import { follow } from "./follow.js";
 import { fitHeight, onKeys } from "./hands.js";
 import { language, say, setLanguage } from "./language.js";
+import { tellIn } from "./notice.js";
 import { describeProblem } from "./problems.js";
 import { keepAtEnd } from "./scrolling.js";
 import { openSession } from "./session.js";
 import { showTranscript } from "./transcript.js";
 import "./words.js";
 
-const NOTICE_MS = 20_000;
 const parameters = new URLSearchParams(location.search);
 const tenant = parameters.get("tenant") ?? undefined;
 const [transcriptBox, prompt, form, notice] = ["transcript", "prompt", "form", "notice"].map(byId);
+const tell = tellIn(notice);
 const session = openSession(`customer.${tenant ?? ""}`, () => startAnew("sessionOver"));
 const announcer = announceIn(byId("announcer"));
 const scrolling = keepAtEnd(document.scrollingElement, byId("latest"));
@@ -50,14 +51,6 @@ function showSurroundings() {
   for (const id of ["prompt", "send"]) byId(id).hidden = closed;
   for (const id of ["closed", "new"]) byId(id).hidden = !closed;
   scrolling.watch();
-}
-
-function tell(key, filling = {}) {
-  const text = make("span");
-  say(text, key, filling);
-  notice.replaceChildren(text);
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => notice.replaceChildren(), NOTICE_MS);
 }
 
 const tellProblem = (error) => tell(...describeProblem(error));
