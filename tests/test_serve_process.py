@@ -222,10 +222,13 @@ async def test_clients_that_go_midway_harm_nobody(client: openai.AsyncOpenAI, se
 
 
 async def test_a_client_that_goes_midway_makes_room_for_the_next(endless: Path) -> None:
-    """With one place and an answer that never ends, nobody else is answered unless the place is freed."""
+    """With one place and an answer that never ends, nobody else is answered unless the place is freed.
+
+    Who asks again before the server has seen the other one go is told to wait, and the official client does."""
     options: dict[str, Any] = {"model": endless.name, "messages": HELLO, "extra_body": {"ignore_eos": True}}
     with serving(str(endless), "--max-sequences", "1", "--threads", "1") as server:
-        async with server.client() as client:
+        async with server.client() as impatient:
+            client = impatient.with_options(max_retries=2)
             for _ in range(2):
                 stream = await client.chat.completions.create(**options, stream=True)
                 await anext(stream)
