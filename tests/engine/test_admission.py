@@ -92,7 +92,9 @@ def test_without_a_cost_model_or_by_choice_no_forecast_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "least"), [(Budget(total_ms=150), 0.85), (Budget(ttft_ms=40), 1.0), (Budget(tpot_ms=6), 0.95)], ids=str
+    ("budget", "least"),
+    [(Budget(total_ms=150), 0.85), (Budget(ttft_ms=40), 1.0), (Budget(ttft_ms=100, tpot_ms=6), 0.9)],
+    ids=str,
 )
 def test_whoever_comes_back_when_told_to_is_accepted(budget: Budget, least: float) -> None:
     """The accepted ones go on meanwhile, and nobody else comes. `least` is the share that is; forecasts are off by
@@ -119,6 +121,24 @@ def come_back(world: World, budget: Budget) -> bool | None:
                 return False
             return True
     return None
+
+
+def test_a_crowd_whose_time_per_token_the_scheduler_keeps_is_accepted() -> None:
+    """Prompts then get what time the streams leave, which is long, but nobody asked for less."""
+    world = World(random.Random(3))
+    for index in range(60):
+        world.add(replace(world.draw(f"{index}"), budget=Budget(tpot_ms=6)))
+    while world.engine.has_work:
+        world.step()
+    assert (world.accepted, world.late) == (60, 0)
+
+
+def test_a_stream_that_was_quick_so_far_has_time_for_a_prompt_near_its_end() -> None:
+    admission = make()
+    admission.admit(ask("quick", tpot_ms=4.0), COSTS, NOW)
+    admission.observe(Update("quick", [1] * 19), NOW)
+    at = NOW + 18 * 0.0015
+    assert admission.admit(ask("prompt", 1000.0, prompt=200, at=at), COSTS, at)
 
 
 class TimedRunner(FakeRunner):
@@ -170,7 +190,12 @@ class World:
 @pytest.mark.parametrize("load", [0.5, 1.5, 4.0])
 @pytest.mark.parametrize(
     ("budget", "most_late"),
-    [(Budget(total_ms=150), 0.01), (Budget(ttft_ms=60), 0.01), (Budget(ttft_ms=80, total_ms=300), 0.035)],
+    [
+        (Budget(total_ms=150), 0.01),
+        (Budget(ttft_ms=60), 0.01),
+        (Budget(ttft_ms=60, tpot_ms=10), 0.01),
+        (Budget(ttft_ms=80, total_ms=300), 0.035),
+    ],  # fmt: skip
     ids=str,
 )
 def test_what_is_accepted_is_kept_at_any_load(budget: Budget, most_late: float, load: float) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
 from vivace.engine.forecast import Besides, Forecast, Load, StepLimits, advance, delay, forecast
-from vivace.engine.pacing import MIN_CHUNK_TOKENS, prompt_room_ms
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, SAFETY, prompt_room_ms
 
 COST = StepCost(base_ms=1.0, token_ms=0.02, sequence_ms=0.05, context_ms=0.0)
 LIMITS = StepLimits(max_step_ms=10.0, max_batch_tokens=256)
@@ -33,8 +33,9 @@ def simulate(loads: list[Load], cost: StepCost, limits: StepLimits) -> list[Fore
     while any(item.answer for item in left):
         streams = [index for index, item in enumerate(left) if item.answer and not item.prompt]
         step_ms = cost.base_ms + len(streams) * (cost.token_ms + cost.sequence_ms)
-        pace_ms = min((1000 * loads[index].deadline.tpot_s for index in streams), default=math.inf)
-        room = max(int(MIN_CHUNK_TOKENS), int(prompt_room_ms(step_ms, pace_ms, limits.max_step_ms) / cost.token_ms))
+        pace_ms = min((1000 * SAFETY * loads[index].deadline.tpot_s for index in streams), default=math.inf)
+        least = MIN_CHUNK_TOKENS if pace_ms == math.inf else 1
+        room = max(least, int(prompt_room_ms(step_ms, pace_ms, limits.max_step_ms) / cost.token_ms))
         waiting = [index for _, index in order if left[index].prompt]
         if not streams and len(waiting) == 1:
             room = left[waiting[0]].prompt
@@ -63,10 +64,13 @@ def make(prompt: int, answer: int, due: float = math.inf, tpot_s: float = math.i
 loads = st.builds(
     make, st.integers(0, 600), st.integers(1, 60), st.sampled_from([1.0, 2.0, 3.0, math.inf]), st.just(math.inf)
 )
+paced = st.builds(
+    make, st.integers(0, 600), st.integers(1, 60), st.just(math.inf), st.sampled_from([0.004, 0.006, 0.02])
+)
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(loads, min_size=1, max_size=12))
+@given(st.lists(loads, min_size=1, max_size=12) | st.lists(paced, min_size=1, max_size=12))
 def test_a_forecast_is_right_within_a_step_for_each_prompt(given_loads: list[Load]) -> None:
     due = simulate(given_loads, COST, LIMITS)
     found = forecast(given_loads, [COST], LIMITS)
@@ -144,7 +148,7 @@ def test_two_models_take_turns_and_every_answer_ends(drawn: list[tuple[int, int,
 @given(st.lists(loads, min_size=1, max_size=8), st.floats(0, 1000))
 def test_what_is_left_after_a_time_is_no_more_than_there_was(given_loads: list[Load], ms: float) -> None:
     found = forecast(given_loads, [COST], LIMITS)
-    left = advance(given_loads, found, ms)
+    left = advance(given_loads, found, 0.0, ms)
     assert len(left) == sum(told.done_ms > ms for told in found)
     assert sum(load.prompt for load in left) <= sum(load.prompt for load in given_loads)
     assert sum(load.answer for load in left) <= sum(load.answer for load in given_loads)

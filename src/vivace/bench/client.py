@@ -22,6 +22,8 @@ from vivace.errors import ConfigError
 
 MAX_BODY_BYTES = 64 * 2**20
 HANDSHAKE_S = 10.0
+MAX_WAIT_MS = 10_000.0
+"""A server that asks to come back later than that is asked again then."""
 """For TLS: a server that does not speak it may say nothing at all."""
 
 
@@ -136,6 +138,11 @@ class Reply:
         self.observation.error, self.observation.message = self.error, self.message
         if not self.over.done():
             self.over.set_result(None)
+
+    def note_wait(self, value: bytes, scale_ms: float) -> None:
+        """After how long to come back, as a header has it; milliseconds are the better word. Dates are not read."""
+        if value.isdigit() and len(value) < 10:
+            self.observation.wait_ms = min(int(value) * scale_ms, MAX_WAIT_MS)
 
     def _take_events(self, moment: float, events: list[bytes]) -> None:
         chunks = 0
@@ -261,8 +268,13 @@ class Connection(asyncio.Protocol):
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reply is not None and name.lower() == b"content-type":
+        if self._reply is None:
+            return
+        name = name.lower()
+        if name == b"content-type":
             self._reply.content_type = value.lower()
+        elif name == b"retry-after-ms" or (name == b"retry-after" and not self._reply.observation.wait_ms):
+            self._reply.note_wait(value, 1.0 if name == b"retry-after-ms" else 1000.0)
 
     def on_headers_complete(self) -> None:
         if self._reply is not None:

@@ -41,6 +41,8 @@ class Observation(Struct, kw_only=True):
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     status: int = 0
+    wait_ms: float = 0.0
+    """After how long the server asked to come back, where it refused."""
     error: str = ""
     """Its kind, empty when it was answered."""
     message: str = ""

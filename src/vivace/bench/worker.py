@@ -179,8 +179,8 @@ class Client:
                     return
                 ready = number < len(prepared)
                 ask, request = prepared[number] if ready else self._encode(stage.target, self._ask_of(stage, number))
-                await self._converse(stage, ask, request, scheduled)
-                scheduled = clock() + self._plan.think_ms / 1e3
+                wait_ms = await self._converse(stage, ask, request, scheduled)
+                scheduled = clock() + max(wait_ms, self._plan.think_ms) / 1e3
                 await self._alarm.wait_until(scheduled)
 
         await asyncio.gather(*(loop() for _ in range(stage.concurrency)))
@@ -188,13 +188,13 @@ class Client:
     def _ask_of(self, stage: Stage, number: int) -> Ask:
         return self._plan.workload.ask(stage.first + number * stage.stride)
 
-    async def _converse(self, stage: Stage, ask: Ask, request: bytes, scheduled: float) -> None:
-        """One request, and the turns that follow it."""
+    async def _converse(self, stage: Stage, ask: Ask, request: bytes, scheduled: float) -> float:
+        """One request, and the turns that follow it. After how long the server asked to come back, in ms."""
         turn = 0
         while True:
             seen, text = await self._send(ask, scheduled, stage.target, stage.block, turn, request)
             if not ask.turns or not seen.ok or self.live.stopped:
-                return
+                return seen.wait_ms
             ask, turn = self._plan.workload.follow(ask, text), turn + 1
             _, request = self._encode(stage.target, ask)
             scheduled = (seen.ended or clock()) + self._plan.think_ms / 1e3

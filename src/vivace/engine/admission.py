@@ -229,6 +229,9 @@ class Admission:
             entry.load.context += new
             entry.load.prompt = 0
             entry.load.answer = max(1, entry.load.answer - new)
+            if entry.tokens:
+                coming = entry.tokens - 1 + entry.load.answer
+                entry.load.paced_until = entry.first + entry.load.deadline.tpot_s * coming
             self._tokens += entry.load.prompt + entry.load.answer - before
             if update.finish_reason is not None:
                 self._end(update.id, entry, update.finish_reason, now)
@@ -333,7 +336,7 @@ class Admission:
         a total deadline it is that latest time: what its request would find earlier depends on too much.
         """
         others = self._limited()
-        found = forecast(others, costs, self._limits, self._besides(costs))
+        found = forecast(others, costs, self._limits, self._besides(costs), self._margin)
         soon_ms, late_ms = 0.0, self._margin * max((told.done_ms for told in found), default=0.0)
         if not others:
             return max(1.0, 1000 * (PROBE_S - (now - self._last_probe)))
@@ -341,7 +344,7 @@ class Admission:
             return late_ms
         for _ in range(WAIT_HALVINGS if len(others) <= MANY else 1):
             wait_ms = (soon_ms + late_ms) / 2
-            left = advance(others, found, wait_ms / (WAIT_CAUTION * self._margin))
+            left = advance(others, found, now, wait_ms / (WAIT_CAUTION * self._margin))
             if any(self._late_ms(delay(load, wait_ms), costs, now + wait_ms / 1000, left)[0] <= 0 for load in loads):
                 late_ms = wait_ms
             else:
@@ -355,12 +358,13 @@ class Admission:
         those accepted, unless it is said what is left of them."""
         others = self._limited() if others is None else others
         besides = self._besides(costs)
-        found = forecast([*others, load], costs, self._limits, besides)
+        found = forecast([*others, load], costs, self._limits, besides, self._margin)
         late_ms = find_lateness_ms(load, found[-1], now, self._margin)
         if late_ms <= 0 and any(
             find_lateness_ms(other, told, now, self._margin) > 0 for other, told in zip(others, found[:-1], strict=True)
         ):
-            late_ms = self._harm_ms(others, found[:-1], forecast(others, costs, self._limits, besides), now)
+            without = forecast(others, costs, self._limits, besides, self._margin)
+            late_ms = self._harm_ms(others, found[:-1], without, now)
         return late_ms, found[-1].done_ms
 
     def _harm_ms(
@@ -421,7 +425,7 @@ def find_lateness_ms(load: Load, told: Forecast, now: float, margin: float) -> f
     late_ms = margin * (told.first_ms if load.truncates else told.done_ms) - (left_ms - _reserve_ms(left_ms))
     if load.prompt:
         late_ms = max(late_ms, margin * told.first_ms - 1000 * (deadline.first - now - FLUSH_S))
-    if load.answer > 1 and deadline.tpot_s < math.inf:
-        per_token_ms = margin * (told.done_ms - told.first_ms) / (load.answer - bool(load.prompt))
-        late_ms = max(late_ms, (per_token_ms - 1000 * deadline.tpot_s) * load.answer)
-    return late_ms
+        if load.answer > 1:
+            late_ms = max(late_ms, margin * (told.done_ms - told.first_ms) - 1000 * deadline.tpot_s * (load.answer - 1))
+        return late_ms
+    return max(late_ms, margin * told.done_ms - 1000 * (load.paced_until - now))

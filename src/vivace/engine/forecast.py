@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from vivace.budget import Deadline
 from vivace.engine.cost import StepCost
-from vivace.engine.pacing import MIN_CHUNK_TOKENS, prompt_room_ms
+from vivace.engine.pacing import MIN_CHUNK_TOKENS, SAFETY, prompt_room_ms
 
 
 @dataclass(slots=True)
@@ -35,6 +35,9 @@ class Load:
     """Its total deadline may end it."""
     model: int = 0
     """Which of the costs is its own."""
+    paced_until: float = math.inf
+    """Of a stream, the instant of its last token if every token took the time that one may: what it was quicker so far,
+    the rest may be slower."""
 
     @property
     def due(self) -> float:
@@ -71,14 +74,23 @@ NOTHING = Besides()
 
 
 def forecast(
-    loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits, besides: Besides = NOTHING
+    loads: Sequence[Load],
+    costs: Sequence[StepCost],
+    limits: StepLimits,
+    besides: Besides = NOTHING,
+    margin: float = 1.0,
 ) -> list[Forecast]:
-    """For each load, in the order given; time O(n log n). `costs` has one for each model."""
-    return _Run(loads, costs, limits, besides).finish()
+    """For each load, in the order given; time O(n log n). `costs` has one for each model.
+
+    Steps may take `margin` times as long as told here, and those that a stream's time per token limits are planned so
+    much shorter: the scheduler knows what they take by then.
+    """
+    return _Run(loads, costs, limits, besides, margin).finish()
 
 
-def advance(loads: Sequence[Load], found: Sequence[Forecast], ms: float) -> list[Load]:
-    """What will be left of loads with such forecasts after a time. Of a prompt under way then, all is counted."""
+def advance(loads: Sequence[Load], found: Sequence[Forecast], now: float, ms: float) -> list[Load]:
+    """What will be left of loads with such forecasts, made now, after a time. Of a prompt under way then, all is
+    counted."""
     left = []
     for load, told in zip(loads, found, strict=True):
         if told.done_ms <= ms:
@@ -89,7 +101,10 @@ def advance(loads: Sequence[Load], found: Sequence[Forecast], ms: float) -> list
         share = (told.done_ms - ms) / (told.done_ms - told.first_ms)
         answer = max(1, math.ceil(load.answer * share))
         context = load.context + load.answer - answer + load.prompt
-        left.append(replace(load, prompt=0, answer=answer, context=context))
+        until = load.paced_until
+        if load.prompt:
+            until = now + told.first_ms / 1000 + load.deadline.tpot_s * (load.answer - 1)
+        left.append(replace(load, prompt=0, answer=answer, context=context, paced_until=until))
     return left
 
 
@@ -103,8 +118,17 @@ def delay(load: Load, ms: float) -> Load:
 class _Run:
     """One forecast being made."""
 
-    def __init__(self, loads: Sequence[Load], costs: Sequence[StepCost], limits: StepLimits, besides: Besides) -> None:
+    def __init__(
+        self,
+        loads: Sequence[Load],
+        costs: Sequence[StepCost],
+        limits: StepLimits,
+        besides: Besides,
+        margin: float,
+    ) -> None:
         self._loads = loads
+        self._pace_share = 1000 * SAFETY / margin
+        """Of a time per token in seconds, the longest step in milliseconds."""
         self._costs = costs
         self._found = [Forecast() for _ in loads]
         self._limits = limits
@@ -143,7 +167,7 @@ class _Run:
         while prompt > 1e-6:
             base_ms = 0.0 if self._streaming[load.model] else cost.base_ms
             room_ms = prompt_room_ms(self._round_ms + base_ms, self._pace_ms, self._limits.max_step_ms)
-            chunk = max(MIN_CHUNK_TOKENS, room_ms / token_ms)
+            chunk = max(MIN_CHUNK_TOKENS if self._pace_ms == math.inf else 1, room_ms / token_ms)
             if not any(self._streaming) and left <= prompt:
                 chunk = prompt  # alone
             chunk = min(chunk, self._limits.max_batch_tokens, left)
@@ -161,7 +185,7 @@ class _Run:
 
     def _begin_stream(self, index: int, tokens: int) -> None:
         heapq.heappush(self._streams, (self._rounds + tokens, index))
-        self._pace_ms = min(self._pace_ms, 1000 * self._loads[index].deadline.tpot_s)
+        self._pace_ms = min(self._pace_ms, self._pace_share * self._loads[index].deadline.tpot_s)
         self._count_stream(self._loads[index].model, 1)
 
     def _count_stream(self, model: int, change: int) -> None:
