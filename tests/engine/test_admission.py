@@ -195,7 +195,7 @@ class World:
         (Budget(ttft_ms=60), 0.01),
         (Budget(ttft_ms=60, tpot_ms=10), 0.01),
         (Budget(ttft_ms=80, total_ms=300), 0.035),
-    ],  # fmt: skip
+    ],
     ids=str,
 )
 def test_what_is_accepted_is_kept_at_any_load(budget: Budget, most_late: float, load: float) -> None:

@@ -155,7 +155,7 @@ class Client:
             pool.close()
 
     async def _run_open(self, stage: Stage, prepared: list[tuple[Ask, bytes]], start: float) -> None:
-        under_way: set[asyncio.Task[None]] = set()
+        under_way: set[asyncio.Task[float]] = set()
         for (_, offset), (ask, request) in zip(stage.entries, prepared, strict=True):
             await self._alarm.wait_until(start + offset)
             if self.live.stopped:
