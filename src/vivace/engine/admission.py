@@ -28,8 +28,8 @@ from vivace.errors import ConfigError, OverloadedError, UnreachableBudgetError
 
 MARGIN_START = 1.3
 MARGIN_RANGE = (1.0, 3.0)
-MARGIN_GROWTH = 0.06
-MARGIN_DECAY = 0.0002
+MARGIN_GROWTH = 0.12
+MARGIN_DECAY = 0.0004
 """In balance with the growth when one in 300 narrow requests is late."""
 NARROW = 0.7
 """A request is accepted narrowly whose forecast, the margin included, takes more than this share of its time."""
@@ -135,6 +135,8 @@ class Admission:
         """Left of all that is accepted."""
         self._lengths = Lengths()
         self._margin = MARGIN_START
+        self._grew = -math.inf
+        """The instant at which the margin grew last."""
         self._tokens_per_byte = 0.3
         self._last_refusal = self._last_probe = -math.inf
         self._count = self._degraded = self._refused_unread = self._refused_late = self._refused_full = 0
@@ -281,7 +283,11 @@ class Admission:
         self._learn(entry, reason, now)
 
     def _learn(self, entry: _Accepted, reason: FinishReason, now: float) -> None:
-        """Of a request that was to be in time; nothing of one that failed or was given up."""
+        """Of a request that was to be in time; nothing of one that failed or was given up.
+
+        Whoever was accepted before the margin grew says nothing of it as it is now: one slow moment makes everybody
+        late who is under way, and is one lesson.
+        """
         if reason in (FinishReason.ABORT, FinishReason.ERROR):
             return
         late = entry.is_late(now)
@@ -290,7 +296,8 @@ class Admission:
         if entry.against_forecast:
             self._margin = max(self._margin - MARGIN_GROWTH * (not late), MARGIN_RANGE[0])
         elif late:
-            self._margin = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1])
+            if entry.entered >= self._grew:
+                self._margin, self._grew = min(self._margin + MARGIN_GROWTH, MARGIN_RANGE[1]), now
         elif entry.narrow:
             self._margin = max(self._margin - MARGIN_DECAY, MARGIN_RANGE[0])
 
