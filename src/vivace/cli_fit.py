@@ -63,8 +63,8 @@ def fit(models: tuple[str, ...], out: Path | None, no_certificate: bool, **optio
     Several models may be given: it also chooses between them, and loss is against the first. Exit status: 0; 99 when
     nothing keeps the budget, and OUT is the nearest, or when the best missed it as it was certified.
     """
+    from vivace.fit.issue import write_best
     from vivace.fit.pipeline import fit as search
-    from vivace.fit.pipeline import write_best
 
     config = _build(models, out, options)
     fitted = search(config)

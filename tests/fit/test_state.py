@@ -17,7 +17,6 @@ def test_time_that_was_spent_counts_after_a_kill(tmp_path: Path) -> None:
     second = State(tmp_path, 100.0, lambda: now[0])
     assert second.load("stage") == {"a": 1}
     assert second.left_s == 70.0
-    assert second.left_share(0.5)
 
 
 def test_a_stage_that_was_not_finished_is_not_there(tmp_path: Path) -> None:

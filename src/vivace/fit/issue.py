@@ -1,4 +1,5 @@
-"""From what a search found to a certificate: all that is known of the best is written down, as it was confirmed.
+"""From what a search found to a directory that is served: the best variant is moved there, and all that is known of it
+is written down in its certificate, as it was confirmed.
 
 Knows records, and what stands in them.
 """
@@ -7,14 +8,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vivace.compress.manifest import write_json
+from vivace.compress.variant import COPIED
+from vivace.errors import VivaceError
 from vivace.fit.certificate import Candidate as CandidateRecord
 from vivace.fit.certificate import Prediction, QualityRecord, Rejection
 from vivace.fit.certify import Findings, certify_documents
 from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective, format_value
 from vivace.fit.settings import EngineSettings
 from vivace.fit.workload import LINES
+from vivace.models.model import open_model
 
 if TYPE_CHECKING:
     from vivace.fit.config import FitConfig
@@ -22,6 +28,29 @@ if TYPE_CHECKING:
     from vivace.fit.realise import Realised
 
 MOST_PARETO = 24
+
+
+def write_best(fitted: Fitted, config: FitConfig) -> EngineSettings:
+    """Move the best variant into OUT, and remove the state; the settings to serve it with."""
+    best = fitted.best
+    if best is None:
+        raise VivaceError(
+            f"The search was stopped before anything was realised. What it has found is in {config.out}: go on with "
+            "--resume."
+        )
+    place = Path(best.place)
+    kept = place.resolve().is_relative_to((config.out / ".fit").resolve())
+    if kept:
+        for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
+            shutil.move(path, config.out / path.name)
+    else:  # the original serves as it is
+        directory = open_model(best.place).directory
+        patterns = ("*.safetensors", "*.safetensors.index.json", "config.json", *COPIED)
+        for path in (path for pattern in patterns for path in directory.glob(pattern)):
+            shutil.copyfile(path, config.out / path.name)
+    write_json(config.out / "fit.json", dict(fitted.report))
+    shutil.rmtree(config.out / ".fit")
+    return best.candidate.resolved
 
 
 def issue_certificate(

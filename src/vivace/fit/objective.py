@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vivace.budget import Budget
@@ -89,6 +89,15 @@ class Objective:
             if limits[f"{time}_ms"] == math.inf:
                 limits[f"{time}_ms"] = self.limit(f"{time}_p95")
         return Budget(**limits)
+
+    def leave_room(self, share: float) -> Objective:
+        """The same with only so much of every limit on a time."""
+        return replace(
+            self,
+            constraints=tuple(
+                replace(one, limit=share * one.limit) if one.name in LATENCIES else one for one in self.constraints
+            ),
+        )
 
     def find_missed(self, values: Values) -> tuple[Constraint, ...]:
         """The limits that are not kept, the worst first. What is unknown counts as missed, and as worst."""

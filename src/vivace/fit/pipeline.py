@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from vivace.errors import ConfigError, VivaceError
+from vivace.errors import ConfigError
 from vivace.fit.allocate import Losses, read_losses
 from vivace.fit.config import FitConfig, asdict_struct
 from vivace.fit.data import Texts, split_data, write_own_text
@@ -37,12 +37,11 @@ from vivace.fit.measure import (
     plan_checks,
     plan_shapes,
 )
-from vivace.fit.objective import LATENCIES, LOSS, MEMORY
+from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective
 from vivace.fit.parts import Parts, find_parts
 from vivace.fit.predict import Correction, Demand, Predictor, check_composition, compose, find_errors, find_streams
 from vivace.fit.realise import Measured, Realised, Realiser, read_realised
 from vivace.fit.search import Predicted, Search, choose_next, find_front
-from vivace.fit.settings import EngineSettings
 from vivace.fit.space import Candidate, Space, Structure, open_space
 from vivace.fit.state import State, open_state
 from vivace.fit.view import Line, View
@@ -55,6 +54,8 @@ AGAIN_SHARE = 0.06
 """Builds that take less of the time than this are timed twice."""
 MOST_REALISED = 5
 MOST_CONFIRMED = 3
+ROOM_AFTER_MISS = 0.7
+"""Of the limits on times, the next best may take this share after one that missed when it was confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ class _Run:
         self._limits: dict[str, Limits] = {}
         self._errors: dict[str, Any] = {}
         self._realised: list[Realised] = []
+        self._room = 1.0
+        """The share of the limits on times that the best may take; less after one that missed when confirmed."""
         self._confirmed: dict[str, Any] = {}
         self._baseline: Mapping[str, float] = {}
         self._document: Mapping[str, Any] | None = None
@@ -324,7 +327,7 @@ class _Run:
         if len(self._realised) >= MOST_REALISED or (self._realised and self._state.left_s < self._longest_s):
             return False
         realised = [one.candidate for one in self._realised]
-        chosen = choose_next(self._config.objective, found, self._correct, realised)
+        chosen = choose_next(self._objective, found, self._correct, realised)
         if chosen is None or (self._realised and not self._promises(chosen)):
             return False
         begun = self._state.spent_s
@@ -357,11 +360,17 @@ class _Run:
             return True
         worse = replace(best, values=dict(best.values) | values, baseline=dict(self._baseline))
         self._realised[self._realised.index(best)] = worse
+        self._room *= ROOM_AFTER_MISS
         return False
 
+    @property
+    def _objective(self) -> Objective:
+        """What was asked, with the room that was found to be needed: a server that keeps a budget refuses some, and
+        computes prompts in more steps."""
+        return self._config.objective.leave_room(self._room)
+
     def _find_best(self) -> Realised | None:
-        objective = self._config.objective
-        return min(self._realised, key=lambda one: objective.rank(self._judged(one)), default=None)
+        return min(self._realised, key=lambda one: self._objective.rank(self._judged(one)), default=None)
 
     # What they share
 
@@ -395,7 +404,7 @@ class _Run:
 
     def _promises(self, chosen: Predicted) -> bool:
         """Whether it is expected to be better than the best that was measured."""
-        objective = self._config.objective
+        objective = self._objective
         expected = self._correct(chosen.candidate.model, chosen.values)
         return objective.rank(expected) < min(objective.rank(self._judged(one)) for one in self._realised)
 
@@ -536,32 +545,3 @@ def _read_build(values: Mapping[str, Any]) -> Build:
 
 def _read_timing(values: Mapping[str, Any]) -> Timing:
     return Timing(**{**values, "ms": tuple(values["ms"])})
-
-
-# The end
-
-
-def write_best(fitted: Fitted, config: FitConfig) -> EngineSettings:
-    """Move the best variant into OUT, and remove the state; the settings to serve it with."""
-    best = fitted.best
-    if best is None:
-        raise VivaceError(
-            f"The search was stopped before anything was realised. What it has found is in {config.out}: go on with "
-            "--resume."
-        )
-    from vivace.compress.manifest import write_json
-    from vivace.compress.variant import COPIED
-
-    place = Path(best.place)
-    kept = place.resolve().is_relative_to((config.out / ".fit").resolve())
-    if kept:
-        for path in sorted(place.iterdir(), key=lambda path: path.name == "config.json"):
-            shutil.move(path, config.out / path.name)
-    else:  # the original serves as it is
-        directory = open_model(best.place).directory
-        patterns = ("*.safetensors", "*.safetensors.index.json", "config.json", *COPIED)
-        for path in (path for pattern in patterns for path in directory.glob(pattern)):
-            shutil.copyfile(path, config.out / path.name)
-    write_json(config.out / "fit.json", dict(fitted.report))
-    shutil.rmtree(config.out / ".fit")
-    return best.candidate.resolved

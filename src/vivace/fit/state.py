@@ -54,10 +54,6 @@ class State:
         """Let what took so long be outside of the time given."""
         self._limit_s += seconds
 
-    def left_share(self, share: float) -> bool:
-        """Whether less than a share of the time is over."""
-        return self.spent_s < share * self._limit_s
-
 
 def open_state(out: Path, plan: dict[str, Any], limit_s: float, *, resume: bool) -> State:
     """Begin, or go on. Raises `ConfigError` when OUT is taken, or holds a run that was asked something else."""
