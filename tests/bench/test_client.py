@@ -24,7 +24,7 @@ from tests.bench.servers import (
     usage,
     whole,
 )
-from vivace.bench.client import ConnectionPool, Reply, encode_request, parse_url
+from vivace.bench.client import MAX_WAIT_MS, ConnectionPool, Reply, encode_request, parse_url
 from vivace.bench.observation import Observation
 from vivace.bench.timer import clock
 from vivace.errors import ConfigError
@@ -148,6 +148,22 @@ def test_a_wrong_answer_is_told_by_its_kind_and_what_to_do(data: bytes, error: s
     seen = ask(data)
     assert seen.error == error
     assert said in seen.message
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_ms"),
+    [
+        (b"retry-after: 2\r\n", 2000.0),
+        (b"retry-after: 1\r\nretry-after-ms: 40\r\n", 40.0),
+        (b"Retry-After-Ms: 40\r\nRetry-After: 1\r\n", 40.0),
+        (b"retry-after: 86400\r\n", MAX_WAIT_MS),
+        (b"retry-after: Fri, 31 Dec 1999 23:59:59 GMT\r\n", 0.0),
+        (b"retry-after: -1\r\n", 0.0),
+        (b"", 0.0),
+    ],
+)
+def test_when_to_come_back_is_read_where_the_server_says_so(headers: bytes, wait_ms: float) -> None:
+    assert ask(b"HTTP/1.1 429 Busy\r\n" + headers + b"content-length: 0\r\n\r\n").wait_ms == wait_ms
 
 
 def test_a_server_that_dies_in_the_middle_leaves_what_it_had_said() -> None:

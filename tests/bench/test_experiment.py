@@ -89,6 +89,17 @@ def test_refusals_count_against_the_budget() -> None:
     assert document["budget"]["verdict"] == "missed"
 
 
+def test_whoever_is_refused_in_a_closed_loop_comes_back_when_told_to() -> None:
+    """Else one that is refused would ask a thousand times while the others are answered once."""
+
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 429 Busy\r\nretry-after-ms: 100\r\ncontent-length: 0\r\n\r\n")
+
+    with serving(behave) as server:
+        document = measure(server.url, Load(concurrency=1, duration_s=0.5), warmup=0)
+    assert 1 <= document["requests"]["refused"] <= 5
+
+
 def test_a_conversation_is_held_turn_by_turn_and_its_last_answer_scored() -> None:
     lines = (Line(turns=["one", "two", "three"], expected=["Hello you", "no"]), Line(prompt="x", expected="wrong"))
     with serving() as server:
