@@ -11,7 +11,7 @@ Knows no step in particular; `recipe.py` lists them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -96,8 +96,3 @@ def check_steps(steps: tuple[Step, ...], config: ModelConfig) -> Shape:
     for step in steps:
         shape = step.check(shape)
     return shape
-
-
-def merge_reports(parts: Mapping[str, Report]) -> list[Report]:
-    """Reports by the name of what they are about, as rows of a table."""
-    return [{"name": name} | report for name, report in parts.items()]

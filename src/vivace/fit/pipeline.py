@@ -24,19 +24,11 @@ from typing import Any, TextIO
 
 from vivace.errors import ConfigError
 from vivace.fit.allocate import Losses, read_losses
+from vivace.fit.builds import BuildTimes, draw_requests, read_build_times, time_builds
 from vivace.fit.config import FitConfig, asdict_struct
 from vivace.fit.data import Texts, split_data, write_own_text
 from vivace.fit.floor import Floor, Infeasible, explain, find_floor
-from vivace.fit.measure import (
-    Build,
-    Limits,
-    StepShape,
-    Timing,
-    count_layers,
-    plan_builds,
-    plan_checks,
-    plan_shapes,
-)
+from vivace.fit.measure import Limits, StepShape, plan_shapes
 from vivace.fit.objective import LATENCIES, LOSS, MEMORY, Objective
 from vivace.fit.parts import Parts, find_parts
 from vivace.fit.predict import Correction, Demand, Predictor, check_composition, compose, find_errors, find_streams
@@ -199,66 +191,35 @@ class _Run:
     ) -> None:
         space = self._spaces[name]
         index = self._config.models.index(name)
-        timed = self._state.load(f"builds-{index}")
-        if timed is None:
-            timed = self._time_builds(name, space, shapes, demand)
-            self._state.save(f"builds-{index}", timed)
-        space = self._spaces[name] = replace(space, tables=tuple(timed["tables"]))
-        builds = [(_read_build(build), _read_timing(timing)) for build, timing in timed["builds"]]
-        checks = [(_read_build(build), _read_timing(timing)) for build, timing in timed["checks"]]
-        threads = {int(count): ms for count, ms in timed["threads"].items()}
-        composition = compose(space.config, shapes, builds, threads)
-        self._limits[name] = Limits(**timed["limits"])
-        self._errors.setdefault("composition", {})[name] = check_composition(composition, space.config, checks)
+        saved = self._state.load(f"builds-{index}")
+        if saved is None:
+            saved = self._time_builds(name, shapes, demand).as_dict()
+            self._state.save(f"builds-{index}", saved)
+        timed = read_build_times(saved)
+        space = self._spaces[name] = replace(space, tables=timed.tables)
+        composition = compose(space.config, shapes, timed.builds, timed.threads)
+        self._limits[name] = timed.limits
+        self._errors.setdefault("composition", {})[name] = check_composition(composition, space.config, timed.checks)
         losses = self._find_losses(name, index, space, texts, realiser)
         self._spaces[name] = replace(space, max_dropped=min(space.max_dropped, len(losses.depth) - 1))
         self._predictors[name] = Predictor(
-            space.config, composition, losses, demand, space.threads[-1], timed["lookup_gain"]
+            space.config, composition, losses, demand, space.threads[-1], timed.lookup_gain
         )
 
-    def _time_builds(self, name: str, space: Space, shapes: Sequence[StepShape], demand: Demand) -> dict[str, Any]:
+    def _time_builds(self, name: str, shapes: Sequence[StepShape], demand: Demand) -> BuildTimes:
         self._view.say(f"Timing steps of {name} in all formats")
-        measurer = self._parts.measurers(name)
-        layers, most = count_layers(space.config), space.threads[-1]
-        begun = self._state.spent_s
-        measurer.time_build(plan_builds(space, most, layers)[0], shapes)
-        space = self._narrow(space, most, layers, self._state.spent_s - begun)
-        builds, checks = plan_builds(space, most, layers), plan_checks(space, most, layers)
-        begun = self._state.spent_s
-        timings: list[Timing] = []
-        for build in (*builds, *checks):
-            timings.append(measurer.time_build(build, shapes))
-            self._view.tell(len(timings) / (len(builds) + len(checks)))
-        if self._state.spent_s - begun < AGAIN_SHARE * self._config.limit_s:  # a busy second would look like a cost
-            again = [measurer.time_build(build, shapes) for build in (*builds, *checks)]
-            timings = [one.merge(other) for one, other in zip(timings, again, strict=True)]
-        threads = {
-            count: measurer.time_build(replace(builds[0], threads=count), shapes).ms
-            for count in space.threads
-            if count != most
-        }
-        gain = measurer.find_lookup_gain(_draw_requests(self._opened[name], demand), find_streams(demand, 1.0))
-        limits = measurer.find_limits(timings[0].step_bytes)
-        pairs = [(asdict(build), asdict(timing)) for build, timing in zip((*builds, *checks), timings, strict=True)]
-        return {
-            "tables": list(space.tables),
-            "builds": pairs[: len(builds)],
-            "checks": pairs[len(builds) :],
-            "threads": {str(count): ms for count, ms in threads.items()},
-            "limits": asdict(limits),
-            "lookup_gain": gain,
-        }
-
-    def _narrow(self, space: Space, threads: int, layers: int, each_s: float) -> Space:
-        """Without the widest formats of tables, where timing all would take more than its share of the time."""
-        room_s = (MEASURE_SHARE * self._config.limit_s - self._state.spent_s) / len(self._config.models)
-        widest = {"f32": 4.0, "bf16": 2.0}
-        while len(space.tables) > 2 or (len(space.tables) == 2 and space.tables[0] in widest):
-            builds = [*plan_builds(space, threads, layers), *plan_checks(space, threads, layers)]
-            if sum(each_s * widest.get(build.tables, 1.0) for build in builds) <= room_s:
-                break
-            space = replace(space, tables=space.tables[1:])
-        return space
+        limit_s = self._config.limit_s
+        return time_builds(
+            self._parts.measurers(name),
+            self._spaces[name],
+            shapes,
+            demand,
+            draw_requests(self._opened[name], demand),
+            room_s=(MEASURE_SHARE * limit_s - self._state.spent_s) / len(self._config.models),
+            again_s=AGAIN_SHARE * limit_s,
+            clock=lambda: self._state.spent_s,
+            tell=self._view.tell,
+        )
 
     def _find_losses(
         self, name: str, index: int, space: Space, texts: Mapping[str, Texts] | None, realiser: Realiser
@@ -513,35 +474,3 @@ class _Run:
             ],
             "realised": [one.as_dict() | {"variant": one.candidate.describe()} for one in self._realised],
         }
-
-
-def _draw_requests(model: Model, demand: Demand, most: int = 24) -> list[tuple[list[int], int]]:
-    """Prompts as the workload's, in tokens, with the lengths that were seen."""
-    from vivace.bench.workload import WORDS
-    from vivace.errors import RequestError
-
-    generator = _seeded("lookup")
-    requests = []
-    for prompt, answer in demand.lengths[:most]:
-        words = " ".join(generator.choices(WORDS, k=max(1, prompt)))
-        try:
-            tokens = model.tokenizer.encode_chat([{"role": "user", "content": words}])
-        except RequestError:
-            tokens = model.tokenizer.encode(words)
-        room = model.config.context_length - answer - 1
-        requests.append((list(tokens[: max(1, min(prompt, room))]), answer))
-    return requests
-
-
-def _seeded(name: str) -> Any:
-    import random
-
-    return random.Random(name)
-
-
-def _read_build(values: Mapping[str, Any]) -> Build:
-    return Build(**{**values, "formats": tuple(values["formats"])})
-
-
-def _read_timing(values: Mapping[str, Any]) -> Timing:
-    return Timing(**{**values, "ms": tuple(values["ms"])})
