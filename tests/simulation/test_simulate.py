@@ -227,6 +227,18 @@ def test_a_closed_loop_never_has_more_under_way_than_clients() -> None:
         assert len(under_way) <= 3
 
 
+def test_in_a_closed_loop_whoever_is_refused_comes_back_when_told_to() -> None:
+    machine = Machine(StepCost(1.0, 0.1, 0.0, 0.0))
+    kind = Kind(Tokens(1), Tokens(1), Budget(ttft_ms=40.0))
+    traffic = Traffic((kind,), concurrency=12, requests=400, lengths=((100, 8),))
+    outcomes = simulate(Scenario(machine, traffic)).outcomes
+    refused = [one for one in outcomes if one.ending is Ending.REFUSED]
+    assert refused
+    for one in refused:
+        back = one.arrived + one.retry_after_ms / 1000
+        assert any(other.arrived == pytest.approx(back) for other in outcomes) or back >= outcomes[-1].arrived
+
+
 def test_a_load_is_open_or_closed_and_not_both() -> None:
     with pytest.raises(ConfigError, match="one of"):
         Traffic((Kind(Tokens(1), Tokens(1)),), rate=1.0, requests=5, concurrency=2)

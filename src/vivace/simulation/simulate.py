@@ -2,8 +2,8 @@
 
 A request is admitted at the moment of its arrival, against what admission knew when the step under way began, and
 joins the engine when that step ends. What the simulator leaves out: the time and the processor that HTTP, templates
-and tokenizer take, refusals included; the look at a request before it is read; clients that come back after a refusal,
-or give up.
+and tokenizer take, refusals included; the look at a request before it is read; clients of an open loop that come back
+after a refusal, or give up.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ class _Run:
         except QueueFullError as error:
             if self._accepted.pop(request.id, None) is not None:
                 self._admission.forget(request.id)
-            self._arrivals.answer(arrival.at)
             wait_ms = getattr(error, "retry_after_ms", 0.0)
+            self._arrivals.answer(arrival.at + wait_ms / 1000)
             self._outcomes[number] = Outcome(
                 arrival.kind, Ending.REFUSED, arrival.at, 0, total_ms=0.0, retry_after_ms=wait_ms
             )

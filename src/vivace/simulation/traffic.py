@@ -75,8 +75,8 @@ class Traffic:
     """Seconds from the start, in order."""
     seed: int = 0
     concurrency: int = 0
-    """Closed loop: so many clients, each of which asks again once it was answered or refused, until `requests` were
-    made."""
+    """Closed loop: so many clients, each of which asks again once it was answered, or after a refusal when it was told
+    to, until `requests` were made."""
     pause_ms: float = 0.0
     """Closed loop: from an answer's end to the client's next request."""
     lengths: tuple[tuple[int, int], ...] = ()
