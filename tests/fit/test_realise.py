@@ -21,7 +21,7 @@ from vivace.models.model import open_model
 
 @pytest.fixture
 def realiser(tmp_path: Path) -> HttpRealiser:
-    model = str(write_model(tmp_path / "model", layers=3))
+    model = str(write_model(tmp_path / "model", layers=3, context=2048))
     return HttpRealiser(
         models={model: model},
         texts={model: split_data(write_conversations(tmp_path / "talks.jsonl", 400), tmp_path / "texts")},
@@ -64,13 +64,14 @@ def test_floats_are_served_as_they_are(realiser: HttpRealiser) -> None:
 def test_a_variant_is_measured_in_turn_with_the_baseline(realiser: HttpRealiser) -> None:
     one = realiser.realise(candidate_of(realiser), {}, {})
     assert set(one.values) == set(one.baseline) | {"loss"}
-    assert all(0 < value < math.inf for name, value in one.values.items() if name != "loss")
+    assert all(0 <= value < math.inf for value in one.values.values())  # a burst's tokens arrive at once
+    assert one.values["ttft_p50"] > 0
     assert one.quality is not None
     assert one.quality["documents"] == 120
     assert len(one.step_ms) == len(realiser.shapes)
     assert read_realised(one.as_dict()).candidate == one.candidate
     values, document = realiser.confirm(one, parse_objective("total_p99=100s").budget)
-    assert values["memory"] > 0
+    assert values["total_p50"] > 0
     assert document["requests"]["answered"] == 24
 
 
