@@ -79,7 +79,9 @@ class RunConfig:
     """Processes that draw steps ahead; a GPU is faster than one can write."""
 
 
-def _phases(sequences: int, length: int = 512, long: int = 2048) -> tuple[Phase, ...]:
+def _phases(
+    sequences: int, length: int = 512, long: int = 2048, shares: tuple[float, float, float] = (0.35, 0.45, 0.20)
+) -> tuple[Phase, ...]:
     """Copying is learned first, on short passages; the last phase is long, and only about the assistant's words."""
     questions = {"encyclopedia": 8.0, "squad2": 2.0}
     copying = {"copying": 18.0, "shop_short": 18.0, "shop": 8.0, "squadshifts_new_wiki": 4.0}
@@ -87,14 +89,22 @@ def _phases(sequences: int, length: int = 512, long: int = 2048) -> tuple[Phase,
     finish = {"copying": 4.0, "shop": 8.0, "shop_long": 16.0, "squadshifts_new_wiki": 11.0}
     usual = {**DIALOGUE, **TALK, **questions}
     return (
-        Phase(0.35, length, sequences, usual | copying),
-        Phase(0.45, length, sequences, usual | reading),
-        Phase(0.20, long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
+        Phase(shares[0], length, sequences, usual | copying),
+        Phase(shares[1], length, sequences, usual | reading),
+        Phase(shares[2], long, max(1, sequences * length // long), usual | finish, ASSISTANT_ONLY),
     )
 
 
 RUNS: dict[str, RunConfig] = {
     "small": RunConfig(DecoderConfig(), _phases(2), tokens=40_000_000, rate=8e-4, evaluate_every=150),
+    "more": RunConfig(
+        DecoderConfig(layers=8),
+        _phases(4, shares=(0.15, 0.60, 0.25)),
+        tokens=40_000_000,
+        rate=4e-4,
+        evaluate_every=200,
+        patience=60,
+    ),
     "base": RunConfig(
         DecoderConfig(vocab_size=12_288, hidden_size=512, layers=10, heads=8, kv_heads=4, mlp_size=1408),
         _phases(128),
@@ -113,4 +123,4 @@ RUNS: dict[str, RunConfig] = {
         evaluate_every=40,
     ),
 }
-"""`small` for two CPU cores, `base` for a GPU, `slice` to see the whole program work in a minute."""
+"""`small` for two CPU cores, `more` to go on from a grown `small` with all layers, `base` for a GPU, `slice` to see the whole program work in a minute."""
