@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vivace.apps.support import conversations
@@ -64,7 +65,7 @@ class Answering:
 
     @property
     def count(self) -> int:
-        """Questions waiting or being answered."""
+        """Questions waiting or being answered, and those whose place is held while they are stored."""
         return self._count
 
     def check_room(self) -> None:
@@ -74,6 +75,16 @@ class Answering:
         """
         if self._count >= self._room():
             raise BusyError("Too many questions are waiting. Try again in a moment.", retry_after_s=2.0)
+
+    @contextmanager
+    def hold_place(self) -> Iterator[None]:
+        """A place among those under way, for a question that is still to be stored and then asked. Raises `BusyError`."""
+        self.check_room()
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
 
     def is_pressed(self) -> bool:
         """Whether there is so much to do that passages should answer alone: three times as many for the same work."""
