@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,9 +276,11 @@ def _search(
     limit: int,
 ) -> list[Hit]:
     """BM25, vectors, trigrams for Chinese, and all that these found by how much of the question it covers, fused."""
-    words = list(dict.fromkeys(word for term in terms for word in term.words))[:MAX_QUERY_WORDS]
-    weights = dict.fromkeys(words, SYNONYM) | dict.fromkeys((term.word for term in terms), 1.0)
-    lists = [_rank_by_words(connection, number, words), vectors.rank(weights, CANDIDATES)]
+    phrases = [phrase for term in terms for phrase in term.phrases]
+    words = list(dict.fromkeys(word for term in terms for word in term.words))
+    weights = dict.fromkeys(words, SYNONYM) | {term.word: term.weight for term in terms}
+    searched = [*((word,) for word in words), *dict.fromkeys(phrases)][:MAX_QUERY_WORDS]
+    lists = [_rank_by_words(connection, number, searched), vectors.rank(weights, CANDIDATES)]
     if has_chinese(query):
         lists.append(_rank_by_trigrams(connection, number, query))
     covered = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
@@ -285,25 +288,27 @@ def _search(
     return _read_hits(connection, tenant, fuse(lists)[:limit], covered)
 
 
-def _rank_by_words(connection: sqlite3.Connection, number: int, words: Sequence[str]) -> list[int]:
-    counts = _count_rows(connection, words)
-    known = sorted((word for word in words if counts.get(word)), key=counts.__getitem__)
+def _rank_by_words(connection: sqlite3.Connection, number: int, phrases: Sequence[tuple[str, ...]]) -> list[int]:
+    """Rows by words, and by phrases of several: what is rarest of what is asked, as far as there is time for."""
+    single = _count_rows(connection, {word for phrase in phrases for word in phrase})
+    counts = {" ".join(phrase): min(single.get(word, 0) for word in phrase) for phrase in phrases}
+    known = sorted((words for words, count in counts.items() if count), key=counts.__getitem__)
     if not known:
         return []
     chosen = [known[0]]
     rows = counts[known[0]]
-    for word in known[1:]:
-        rows += counts[word]
+    for words in known[1:]:
+        rows += counts[words]
         if rows > ROWS_SCORED:
             break
-        chosen.append(word)
+        chosen.append(words)
     match = " OR ".join(map(quote, chosen))
     if counts[known[0]] > ROWS_SCORED and len(known) > 1:
         match = f"{quote(known[0])} AND ({' OR '.join(map(quote, known[1:4]))})"
     return _rank(connection, "words", number, match)
 
 
-def _count_rows(connection: sqlite3.Connection, words: Sequence[str]) -> dict[str, int]:
+def _count_rows(connection: sqlite3.Connection, words: Collection[str]) -> dict[str, int]:
     """In how many passages each word occurs, over all tenants."""
     marks = ", ".join("?" * len(words))
     rows = connection.execute(f"SELECT term, doc FROM word_counts WHERE term IN ({marks})", tuple(words))
@@ -341,7 +346,8 @@ def _cover(
     connection: sqlite3.Connection, rows: Iterable[int], terms: Sequence[Term], space: VectorSpace | None
 ) -> dict[int, _Cover]:
     """What of the question stands in each row."""
-    weights = space.weights([term.word for term in terms]) if space else [1.0] * len(terms)
+    rarities = space.weights([term.word for term in terms]) if space else [1.0] * len(terms)
+    weights = [term.weight * rarity for term, rarity in zip(terms, rarities, strict=True)]
     total = sum(weights)
     found_in = {}
     numbers = tuple(rows)
@@ -357,10 +363,10 @@ def _cover(
     return found_in
 
 
-def _presence(term: Term, present: set[str]) -> float:
+def _presence(term: Term, present: AbstractSet[str]) -> float:
     if term.word in present:
         return 1.0
-    return COVERED_BY_SYNONYM if not present.isdisjoint(term.others) else 0.0
+    return COVERED_BY_SYNONYM if term.has_synonym_in(present) else 0.0
 
 
 def _read_hits(

@@ -6,10 +6,11 @@ meanings brings both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from vivace.apps.support.words import content_words, has_chinese, split_words
+from vivace.apps.support.words import WEAK_WORDS, content_words, has_chinese, split_words, stem
 
 SHOP_GROUPS = (
     # orders and baskets
@@ -58,16 +59,29 @@ SHOP_GROUPS = (
 """Each a set of words or phrases of one meaning, after commas."""
 
 
+WEAK = 0.5
+
+_WEAK_STEMS = frozenset(map(stem, WEAK_WORDS))
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One thing that a question asks about: the word used, and others for the same, nearest languages first."""
 
     word: str
     others: tuple[str, ...] = ()
+    phrases: tuple[tuple[str, ...], ...] = ()
+    """Others of several words, each in its order: one says nothing unless it is there whole."""
+    weight: float = 1.0
+    """What it says beside the others, whatever its rarity: `WEAK` of a word that is in questions about anything."""
 
     @property
     def words(self) -> tuple[str, ...]:
         return (self.word, *self.others)
+
+    def has_synonym_in(self, words: AbstractSet[str]) -> bool:
+        """Whether a text of these words says the same otherwise."""
+        return not words.isdisjoint(self.others) or any(words.issuperset(phrase) for phrase in self.phrases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +102,29 @@ class Thesaurus:
         return Thesaurus(tuple(split), {word: tuple(places) for word, places in by_word.items()})
 
     def expand(self, question: str, across: bool = False) -> list[Term]:
-        """What a question asks about, each with its synonyms in the question's script, or in both if `across`."""
+        """What a question asks about, each with its synonyms in the question's script, or in both if `across`. Of a
+        phrase in the question every word has those of the phrase."""
         words = list(dict.fromkeys(content_words(question) or split_words(question)))
-        others: dict[str, dict[str, None]] = {word: {} for word in words}
+        singles: dict[str, dict[str, None]] = {word: {} for word in words}
+        phrases: dict[str, dict[tuple[str, ...], None]] = {word: {} for word in words}
         for number, member in self._find(split_words(question)):
-            holder = next((part for part in member if part in others), None)
-            if holder is None:
-                continue
-            for other in self.groups[number]:
-                if other != member and (across or has_chinese(other[0]) == has_chinese(member[0])):
-                    others[holder].update(dict.fromkeys(_telling(other)))
-        return [Term(word, tuple(other for other in found if other not in others)) for word, found in others.items()]
+            for holder in _holders(member, singles):
+                for other in self.groups[number]:
+                    if other == member or not (across or has_chinese(other[0]) == has_chinese(member[0])):
+                        continue
+                    if len(telling := _telling(other)) == 1:
+                        singles[holder][telling[0]] = None
+                    else:
+                        phrases[holder][other] = None
+        return [
+            Term(
+                word,
+                tuple(other for other in singles[word] if other not in singles),
+                tuple(phrases[word]),
+                WEAK if word in _WEAK_STEMS else 1.0,
+            )
+            for word in words
+        ]
 
     def concepts(self, text: str) -> list[str]:
         """A name for each group that a text has a member of, the same in both languages."""
@@ -113,8 +139,17 @@ class Thesaurus:
                     yield number, member
 
 
+def _holders(member: Sequence[str], words: Container[str]) -> list[str]:
+    """Which words of a question have the synonyms of a phrase in it: all that say something; of a Chinese word one, as
+    its characters and pairs are the same thing several times."""
+    parts = [part for part in member if part in words]
+    return sorted(parts, key=len, reverse=True)[:1] if has_chinese(member[0]) else parts
+
+
 def _telling(member: Sequence[str]) -> list[str]:
-    """Of a phrase, the words that say something."""
+    """Of a phrase, the words that say something; of a Chinese word, its pairs of characters."""
+    if has_chinese(member[0]):
+        return [word for word in member if len(word) == 2] or list(member)
     return [word for word in member if content_words(word)] or list(member)
 
 
