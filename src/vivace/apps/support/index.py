@@ -39,6 +39,10 @@ SYNONYM = 0.5
 COVERED_BY_SYNONYM = 0.8
 """What a synonym in a passage counts for the score; the word that was used counts 1."""
 
+TITLE = 0.1
+"""What is in title or heading counts so much more, where passages are ordered by what of the question they hold: one
+that is about it goes before one that mentions it."""
+
 WEAK = 0.35
 """A best score below this is tried again with the words of the other language."""
 
@@ -284,7 +288,7 @@ def _search(
     if has_chinese(query):
         lists.append(_rank_by_trigrams(connection, number, query))
     covered = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
-    lists.append(sorted(covered, key=lambda row: (-covered[row].whole, -covered[row].title, row)))
+    lists.append(sorted(covered, key=lambda row: (-covered[row].whole - TITLE * covered[row].title, row)))
     return _read_hits(connection, tenant, fuse(lists)[:limit], covered)
 
 
@@ -339,7 +343,7 @@ class _Cover:
     whole: float
     """In the passage with its title and heading."""
     title: float
-    """In title and heading: of passages that hold as much, the one that is about it goes first."""
+    """In title and heading."""
 
 
 def _cover(
