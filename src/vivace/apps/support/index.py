@@ -289,7 +289,8 @@ def _search(
         lists.append(_rank_by_trigrams(connection, number, query))
     covered = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
     lists.append(sorted(covered, key=lambda row: (-covered[row].whole - TITLE * covered[row].title, row)))
-    return _read_hits(connection, tenant, fuse(lists)[:limit], covered)
+    best = _in_article_order(connection, fuse(lists)[:limit], covered)
+    return _read_hits(connection, tenant, best, covered)
 
 
 def _rank_by_words(connection: sqlite3.Connection, number: int, phrases: Sequence[tuple[str, ...]]) -> list[int]:
@@ -387,6 +388,18 @@ def _read_hits(
         article, version, title, heading, text = by_row[row]
         hits.append(Hit(row, article, version, title, heading, text, covered[row].whole, len(hits) + 1))
     return hits
+
+
+def _in_article_order(connection: sqlite3.Connection, rows: Sequence[int], covered: Mapping[int, _Cover]) -> list[int]:
+    """The same places for each article's passages, but of those that hold as much of the question the one that stands
+    first in the article goes first: what is general stands before what is special."""
+    marks = ", ".join("?" * len(rows))
+    found = connection.execute(f"SELECT row, article_id FROM passages WHERE row IN ({marks})", tuple(rows))
+    article_of = {int(row): str(article) for row, article in found}
+    waiting: dict[str, list[int]] = {}
+    for row in sorted(rows, key=lambda row: (-covered[row].whole, row)):
+        waiting.setdefault(article_of[row], []).append(row)
+    return [waiting[article_of[row]].pop(0) for row in rows]
 
 
 def _find_number(connection: sqlite3.Connection, tenant: str) -> int | None:

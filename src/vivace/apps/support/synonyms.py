@@ -119,7 +119,7 @@ class Thesaurus:
         return [
             Term(
                 word,
-                tuple(other for other in singles[word] if other not in singles),
+                tuple(other for other in singles[word] if other != word),
                 tuple(phrases[word]),
                 WEAK if word in _WEAK_STEMS else 1.0,
             )
