@@ -78,7 +78,7 @@ class Answering:
 
     @contextmanager
     def hold_place(self) -> Iterator[None]:
-        """A place among those under way, for a question that is still to be stored and then asked. Raises `BusyError`."""
+        """A place among those under way for a question that is still to be stored and asked. Raises `BusyError`."""
         self.check_room()
         self._count += 1
         try:

@@ -81,7 +81,9 @@ class Term:
 
     def has_synonym_in(self, words: AbstractSet[str]) -> bool:
         """Whether a text of these words says the same otherwise."""
-        return not words.isdisjoint(self.others) or any(words.issuperset(phrase) for phrase in self.phrases)
+        return not words.isdisjoint(self.others) or any(
+            all(word in words for word in phrase) for phrase in self.phrases
+        )
 
 
 @dataclass(frozen=True, slots=True)

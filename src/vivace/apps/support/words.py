@@ -24,7 +24,8 @@ STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 _WEAK_WORDS_TEXT = """
     accept actually after again allow already anyone anything ask available case check currently ever find give going
     happen help issue kind look make many mean much need new now number offer one possible problem provide put question
-    really right say see show someone something sort still sure take thing today try type use visit way wonder work yet when where who
+    really right say see show someone something sort still sure take thing today try type use visit way when where who
+    wonder work yet
 """
 WEAK_WORDS = frozenset(_WEAK_WORDS_TEXT.split())
 """Words that are in questions about anything: that a passage lacks one says little. (Not cut out, as they may be all
@@ -59,6 +60,10 @@ LONGEST_WORD = 40
 def stem(word: str) -> str:
     """The stem of one lower-case word by Porter's second algorithm (Snowball); numbers and other scripts stay."""
     return str(_STEMMER.stemWord(word)) if word.isascii() and word.isalpha() else word
+
+
+STOP_STEMS = frozenset(map(stem, STOP_WORDS)) | frozenset(CHINESE_STOP_WORDS)
+"""Stop words as `split_words` gives them."""
 
 
 def fold(text: str) -> str:
