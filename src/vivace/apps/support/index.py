@@ -56,6 +56,8 @@ REFIT_SHARE = 0.2
 MAX_QUERY_WORDS = 96
 """Synonyms among them; what is beyond is not looked for."""
 
+MAX_COUNTS = 200_000
+
 ROWS_A_TENANT = 1 << 32
 
 _SCHEMA = """
@@ -114,6 +116,7 @@ class PassageIndex:
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._writing = threading.Lock()
         self._vectors: dict[str, tuple[int, TenantVectors]] = {}
+        self._counts: dict[str, tuple[int, dict[str, int]]] = {}
         self._closed = False
         self._writer = self._connect()
         try:
@@ -234,10 +237,15 @@ class PassageIndex:
             number = _find_number(connection, tenant)
             if number is None or vectors.space is None:
                 return []
-            hits = _search(connection, tenant, number, vectors, query, terms, limit)
+            counts = self._counts_now(tenant)
+            hits = _search(connection, tenant, number, vectors, counts, query, terms, limit)
             if not hits or max(hit.score for hit in hits) < WEAK:
                 across = self._thesaurus.expand(query, across=True)
-                others = _search(connection, tenant, number, vectors, query, across, limit) if across != terms else []
+                others = (
+                    _search(connection, tenant, number, vectors, counts, query, across, limit)
+                    if across != terms
+                    else []
+                )
                 hits = max(hits, others, key=lambda found: max((hit.score for hit in found), default=0.0))
         return hits
 
@@ -254,6 +262,16 @@ class PassageIndex:
             )
             known = (generation, TenantVectors.read(_load_space(connection, number), rows))
             self._vectors[tenant] = known
+        return known[1]
+
+    def _counts_now(self, tenant: str) -> dict[str, int]:
+        """In how many passages words occur, as far as it was counted since the tenant's last change: counting reads a
+        word's whole list. (Other tenants' changes are not seen; the counts choose words, and weigh nothing.)"""
+        generation = self._vectors[tenant][0]
+        known = self._counts.get(tenant)
+        if known is None or known[0] != generation or len(known[1]) > MAX_COUNTS:
+            known = (generation, {})
+            self._counts[tenant] = known
         return known[1]
 
 
@@ -276,6 +294,7 @@ def _search(
     tenant: str,
     number: int,
     vectors: TenantVectors,
+    counts: dict[str, int],
     query: str,
     terms: Sequence[Term],
     limit: int,
@@ -286,7 +305,7 @@ def _search(
     words = list(dict.fromkeys(word for term in terms for word in term.words))
     weights = dict.fromkeys(words, SYNONYM) | {term.word: term.weight for term in terms}
     searched = [*((word,) for word in words), *dict.fromkeys(phrases)][:MAX_QUERY_WORDS]
-    lists = [_rank_by_words(connection, number, searched), vectors.rank(weights, CANDIDATES)]
+    lists = [_rank_by_words(connection, number, searched, counts), vectors.rank(weights, CANDIDATES)]
     if has_chinese(query):
         lists.append(_rank_by_trigrams(connection, number, query))
     covered = _cover(connection, {row for rows in lists for row in rows}, terms, vectors.space)
@@ -305,10 +324,14 @@ def _order(sums: Mapping[int, float], covered: Mapping[int, _Cover]) -> list[int
     return sorted(values, key=lambda row: (-values[row], row))
 
 
-def _rank_by_words(connection: sqlite3.Connection, number: int, phrases: Sequence[tuple[str, ...]]) -> list[int]:
+def _rank_by_words(
+    connection: sqlite3.Connection, number: int, phrases: Sequence[tuple[str, ...]], known_counts: dict[str, int]
+) -> list[int]:
     """Rows by words, and by phrases of several: what is rarest of what is asked, as far as there is time for."""
-    single = _count_rows(connection, {word for phrase in phrases for word in phrase})
-    counts = {" ".join(phrase): min(single.get(word, 0) for word in phrase) for phrase in phrases}
+    single = {word for phrase in phrases for word in phrase}
+    if uncounted := [word for word in single if word not in known_counts]:
+        known_counts |= dict.fromkeys(uncounted, 0) | _count_rows(connection, uncounted)
+    counts = {" ".join(phrase): min(known_counts[word] for word in phrase) for phrase in phrases}
     known = sorted((words for words, count in counts.items() if count), key=counts.__getitem__)
     if not known:
         return []
@@ -367,28 +390,47 @@ def _cover(
     """What of the question stands in each row."""
     rarities = space.weights([term.word for term in terms]) if space else [1.0] * len(terms)
     weights = [term.weight * rarity for term, rarity in zip(terms, rarities, strict=True)]
-    total = sum(weights)
-    asked = {word for term in terms for word in term.words}
+    presence = _Presence(terms, [weight / sum(weights) for weight in weights])
     found_in = {}
     numbers = tuple(rows)
     marks = ", ".join("?" * len(numbers))
     found = connection.execute(f"SELECT rowid, title, heading, text FROM words WHERE rowid IN ({marks})", numbers)
     for row, title, heading, text in found:
-        about = [word for word in title.split() if word not in STOP_STEMS]
-        above = {*title.split(), *heading.split()}
-        present = above | {*text.split()}
+        titled = title.split()
+        above = {*titled, *heading.split()}
+        about = [word for word in titled if word not in STOP_STEMS]
         found_in[int(row)] = _Cover(
-            sum(weight * _presence(term, present) for term, weight in zip(terms, weights, strict=True)) / total,
-            sum(weight * _presence(term, above) for term, weight in zip(terms, weights, strict=True)) / total,
-            sum(word in asked for word in about) / max(1, len(about)),
+            presence.share_in(above.union(text.split())),
+            presence.share_in(above),
+            sum(word in presence.words for word in about) / max(1, len(about)),
         )
     return found_in
 
 
-def _presence(term: Term, present: AbstractSet[str]) -> float:
-    if term.word in present:
-        return 1.0
-    return COVERED_BY_SYNONYM if term.has_synonym_in(present) else 0.0
+class _Presence:
+    """How much of what is asked about stands among some words. Looks at the words both have, which are few."""
+
+    def __init__(self, terms: Sequence[Term], weights: Sequence[float]) -> None:
+        self.words: dict[str, list[tuple[int, float]]] = {}
+        """By each word of the question and of its synonyms: the terms that it is found for, and their weights then."""
+        self._phrases: list[tuple[int, float, tuple[str, ...]]] = []
+        for at, (term, weight) in enumerate(zip(terms, weights, strict=True)):
+            self.words.setdefault(term.word, []).append((at, weight))
+            for other in term.others:
+                self.words.setdefault(other, []).append((at, COVERED_BY_SYNONYM * weight))
+            self._phrases += [(at, COVERED_BY_SYNONYM * weight, phrase) for phrase in term.phrases]
+        self._phrased = frozenset(phrase[0] for _, _, phrase in self._phrases)
+
+    def share_in(self, words: AbstractSet[str]) -> float:
+        found: dict[int, float] = {}
+        for word in self.words.keys() & words:
+            for at, weight in self.words[word]:
+                found[at] = max(weight, found.get(at, 0.0))
+        if not self._phrased.isdisjoint(words):
+            for at, weight, phrase in self._phrases:
+                if at not in found and all(word in words for word in phrase):
+                    found[at] = weight
+        return sum(found.values())
 
 
 def _read_hits(
