@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests.apps.support.people import Running, make_config, running
+from tests.apps.support.people import Event, Running, make_config, running
+from vivace.apps.support import handover
 from vivace.apps.support.answering import ROOM_LEAST
 from vivace.errors import BusyError
 
@@ -67,3 +70,21 @@ async def test_without_room_nobody_is_looked_up(shop: Running) -> None:
     for place in places:
         place.__exit__(None, None, None)
     assert answering.count == 0
+
+
+async def test_what_was_answered_reaches_its_reader_while_every_thread_has_other_work(tmp_path: Path) -> None:
+    async with running(make_config(tmp_path, worker_threads=1)) as shop:
+        guest = await shop.guest()
+        conversation = await guest.start()
+        await guest.ask(conversation, "How many days do I have to return an item?")
+        events = cast("AsyncGenerator[Event, None]", guest.follow(conversation))
+        assert (await anext(events)).data["author"] == "customer"
+        gate = threading.Event()
+        blocked = asyncio.create_task(shop.service.workers.run(gate.wait, 60.0))
+        shop.service.store.write(handover.ask_for_person, "shop", conversation, guest.id, shop.clock())
+        shop.service.hub.note(conversation)
+        kinds = [(await anext(events)).kind for _ in range(2)]
+        assert kinds == ["message", "state"], "the answer, then the hand-over"
+        gate.set()
+        await blocked
+        await events.aclose()

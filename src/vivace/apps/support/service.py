@@ -63,6 +63,8 @@ class Service:
     key: bytes
     store: Store
     workers: Workers
+    stream_workers: Workers
+    """Apart, so that what is answered reaches its reader without waiting behind what is still to be answered."""
     password_workers: Workers
     """Apart, so that a crowd that signs in keeps nobody from an answer."""
     passwords: Passwords
@@ -80,7 +82,7 @@ class Service:
 
     @property
     def source(self) -> Source:
-        return Source(self.hub, self.store, self.workers, self.config.keep_alive_s)
+        return Source(self.hub, self.store, self.stream_workers, self.config.keep_alive_s)
 
     async def read(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """In a transaction that reads, on a worker thread."""
@@ -142,7 +144,9 @@ class Service:
         if identity.expires_at <= now:
             return False
         try:
-            await self.read(sessions.identify, identity.session_id, identity.expires_at, now)
+            await self.stream_workers.run(
+                self.store.read, sessions.identify, identity.session_id, identity.expires_at, now
+            )
         except SignedOutError:
             return False
         return True
