@@ -2,6 +2,7 @@
 
     python benchmarks/support_load.py --customers 1 10 100 --seconds 20 30 70
     python benchmarks/support_load.py --customers 10 1000 --seconds 20 30 --recovery --neighbour
+    python benchmarks/support_load.py --customers 1 10 100 --seconds 140 105 75 --think 0.2 1.5 10   # enough for a p99
 
 Starts `vivace serve MODEL` and the application with the sample shop beside it, each in a process of its own, with
 rate limits lifted, and asks the sample's questions, those without an answer included. Every customer has an event
@@ -341,14 +342,15 @@ async def _ask_heavily(url: str, stop: asyncio.Event) -> None:
 async def run(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
     levels = []
     await offer(url, 2, 3.0, 0.5, seed=99)  # warm
-    for customers, seconds in zip(arguments.customers, arguments.seconds, strict=True):
+    thinking = arguments.think if len(arguments.think) > 1 else arguments.think * len(arguments.customers)
+    for customers, seconds, think_s in zip(arguments.customers, arguments.seconds, thinking, strict=True):
         before = resource.getrusage(resource.RUSAGE_SELF)
-        everything = await offer(url, customers, seconds, arguments.think, seed=customers)
+        everything = await offer(url, customers, seconds, think_s, seed=customers)
         after = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        levels.append(report(customers, everything, seconds, cpu_s))
+        levels.append({"think_s": think_s} | report(customers, everything, seconds, cpu_s))
         print(json.dumps(levels[-1], ensure_ascii=False), file=sys.stderr, flush=True)
-    figures: dict[str, Any] = {"think_s": arguments.think, "levels": levels}
+    figures: dict[str, Any] = {"levels": levels}
     if arguments.recovery:
         figures["recovery_s"] = round(await recover(url, levels[0]["whole_ms"]["p50"]), 1)
     if arguments.neighbour:
@@ -364,7 +366,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="Of the model server.")
     parser.add_argument("--customers", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 30.0, 70.0])
-    parser.add_argument("--think", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument("--think", type=float, nargs="+", default=[10.0], metavar="SECONDS",
+                        help="One for all levels, or one for each.")  # fmt: skip
     parser.add_argument("--recovery", action="store_true")
     parser.add_argument("--neighbour", action="store_true")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=NUMBER")

@@ -1,6 +1,7 @@
 """Search and answers without a model in the customer-service application, beside plain search.
 
-python benchmarks/support_retrieval.py sample                 the sample shop's questions, English and Chinese
+python benchmarks/support_retrieval.py sample                 the sample shop's questions, English and Chinese, and
+                                                              everyday ones, of which some were never tuned on
 python benchmarks/support_retrieval.py qa QA.jsonl.gz ...     questions on contexts: {"context", "question", "answers"}
 python benchmarks/support_retrieval.py latency TEXT.jsonl.gz ...   10^5 passages of {"messages": [...]} or {"context"}
 
@@ -37,6 +38,7 @@ from vivace.apps.support.words import has_chinese
 
 TENANT = "shop"
 DEPTH = 5
+EVERYDAY = Path(__file__).with_name("support_everyday.jsonl")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,12 @@ def read_sample(language: str) -> tuple[list[ArticlePassages], list[Question]]:
     return articles, questions
 
 
+def read_everyday(*, held_out: bool) -> tuple[list[ArticlePassages], list[Question]]:
+    rows = map(json.loads, EVERYDAY.read_text(encoding="utf-8").splitlines())
+    questions = [Question(row["question"], tuple(row["articles"])) for row in rows if row["held_out"] == held_out]
+    return read_sample("en")[0], questions
+
+
 def read_lines(paths: Iterable[str]) -> Iterator[dict[str, object]]:
     for path in paths:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -280,6 +288,8 @@ def main() -> None:
         if arguments.what == "sample":
             for language in ("en", "zh"):
                 compare(f"sample-{language}", *read_sample(language), folder)
+            for name, held_out in (("everyday", False), ("everyday-held-out", True)):
+                compare(name, *read_everyday(held_out=held_out), folder)
         elif arguments.what == "qa":
             compare("qa", *read_qa(arguments.files), folder)
         else:

@@ -81,6 +81,21 @@ def init(config: Any, sample: bool, email: str, password_file: TextIO | None) ->
             click.echo(line)
 
 
+@support.command()
+@click.argument("email")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, metavar="URL",
+              help="Where the application is reached from outside.")  # fmt: skip
+@click.pass_obj
+def reset_password(config: Any, email: str, url: str) -> None:
+    """Make a link with which EMAIL's owner sets a new password, once, within an hour."""
+    with _needing_packages():
+        from vivace.apps.support.setup import make_reset_link
+
+        link = make_reset_link(config, email)
+        click.echo(f"{url.rstrip('/')}{link.path}")
+        click.echo("It works once, for an hour. Give it to nobody but its owner.", err=True)
+
+
 def _announce(url: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"event": "support", "url": url}))

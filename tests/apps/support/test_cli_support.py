@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.apps.support.databases import find_port
-from vivace.apps.support import accounts, intent_store, knowledge
+from vivace.apps.support import accounts, intent_store, knowledge, password_resets
 from vivace.apps.support.accounts import Passwords
 from vivace.apps.support.settings import PasswordCost
 from vivace.apps.support.store import open_store
@@ -42,6 +42,20 @@ def test_init_makes_an_admin_and_the_sample_shop_once(tmp_path: Path) -> None:
     store.close()
     assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "support.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_forgotten_password_is_reset_by_a_link_that_is_printed(tmp_path: Path) -> None:
+    start = ["support", "--directory", str(tmp_path)]
+    CliRunner().invoke(main, [*start, "init", "--email", "boss@example.com"])
+    done = CliRunner().invoke(main, [*start, "reset-password", "Boss@example.com", "--url", "https://help.example/"])
+    assert done.exit_code == 0, done.output
+    address, _, token = done.stdout.strip().partition("#")
+    assert (address, len(token) >= 43) == ("https://help.example/reset", True)
+    store = open_store(f"sqlite:///{tmp_path / 'support.db'}")
+    assert store.write(password_resets.use, token, "a hash", time.time()).email == "boss@example.com"
+    store.close()
+    nobody = CliRunner().invoke(main, [*start, "reset-password", "nobody@example.com"])
+    assert (nobody.exit_code, "no account" in nobody.output) == (1, True), nobody.output
 
 
 @pytest.mark.parametrize(

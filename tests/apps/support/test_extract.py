@@ -14,12 +14,20 @@ TEXT = "We open at ten.\nPlants ship on Mondays. Parcels wait 10 days. " + "Then
 HIT = Hit(1, "a", 1, "Shipping", "", TEXT, 1.0, 1)
 
 
-def test_the_answer_begins_at_the_sentence_that_fits() -> None:
-    assert answer_from([HIT], "when do plants ship").startswith("Plants ship on Mondays. Parcels wait")
+def test_the_answer_holds_the_sentence_that_fits_and_what_stands_before_it() -> None:
+    assert answer_from([HIT], "when do plants ship").startswith("We open at ten.\nPlants ship on Mondays. Parcels wait")
+
+
+def test_it_begins_later_where_what_is_asked_stands_too_far_below() -> None:
+    text = "We sell lamps and plates. " * 20 + "Parcels wait 10 days. Then they come back."
+    answer = answer_from([replace(HIT, text=text)], "how many days do parcels wait")
+    assert "Parcels wait 10 days." in answer
+    assert len(answer) <= MAX_CHARACTERS
 
 
 def test_a_synonym_finds_the_sentence_too() -> None:
-    assert answer_from([HIT], "package").startswith("Parcels wait 10 days.")
+    text = "We sell lamps and plates. " * 20 + "Parcels wait 10 days."
+    assert answer_from([replace(HIT, text=text)], "package").endswith("Parcels wait 10 days.")
 
 
 def test_it_is_word_for_word_and_no_longer_than_the_limit() -> None:

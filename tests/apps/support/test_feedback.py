@@ -105,24 +105,30 @@ async def test_name_and_orders_are_used_if_both_sides_allow_it(
     if customer_allows:
         await ada.request("PATCH", "/api/me", {"personal": True})
     hello = await ada.ask(await ada.start(), "hello there")
-    await ada.ask(await ada.start(), "where is my order FL-777")
+    told = await ada.ask(await ada.start(), "where is my order FL-777")
+    await ada.ask(await ada.start(), "where is my order")
     asked = str(shop.model.asked)
     if shop_allows and customer_allows:
         assert hello["text"] == "Hello Ada!"
+        assert "FL-777 of 1970-01-01: 1 × Heron lamp. Total 89.00 USD. Its status is: Shipped. [1]" in told["text"]
         assert "Shipped" in asked
     else:
         assert hello["text"] == "Hello!"
+        assert ("FL-777" in told["text"], "Shipped" in told["text"]) == (True, False)
         assert "Shipped" not in asked
         assert "Ada" not in asked
 
 
 async def test_another_customers_order_is_never_used(shop: Running) -> None:
+    """Nor told apart from one that there is not."""
     ada, eve = await shop.customer(), await shop.customer("eve@example.com", "Eve")
     await give_order(shop, ada)
     shop.change_settings(personal_replies=True)
     await eve.request("PATCH", "/api/me", {"personal": True})
-    await eve.ask(await eve.start(), "where is my order FL-777")
-    assert "Shipped" not in str(shop.model.asked)
+    told = [await eve.ask(await eve.start(), f"where is my order {number}") for number in ("FL-777", "FL-778")]
+    assert "Shipped" not in str(shop.model.asked) + told[0]["text"]
+    assert told[0]["text"] == told[1]["text"].replace("FL-778", "FL-777")
+    assert "cannot see an order FL-777 in your account" in told[0]["text"]
 
 
 def test_a_name_that_may_not_be_used_goes_with_its_comma() -> None:

@@ -26,6 +26,9 @@ PASSAGES = [
         "Hello! Thanks for asking. Returns are free if the item is faulty. Let me know if you need anything else!",
         "Plants can't be returned after 14 days [1].",
         "1. Return the items within 45 days.\n2. Faulty items are free.",
+        "Yes, you can return most items, within 45 days of the delivery.",
+        "No, plants cannot be returned after 14 days.",
+        "A return within the United States costs 4.90 dollars, and is free if the item is faulty.",
     ],
 )
 def test_what_the_passages_say_is_supported(answer: str) -> None:
@@ -51,6 +54,10 @@ def test_chinese_is_checked_alike() -> None:
         ("return the items return the items return the items return the items within 45 days.", "repeats"),
         ("大多数商品在送达后45天内可以退货。", "language"),
         ("Our chief engineer recommends quantum batteries for every spaceship.", "beyond_passages"),
+        ("Return the United delivery items free of days.", "scattered"),
+        ("Faulty plants cost 45 dollars to return.", "scattered"),
+        ("You may return most items within 14 to 45 days.", "scattered"),
+        ("If you do not know.", "says_nothing"),
         ("You may return most items within 90 days of delivery.", "number"),
         ("You may return most items within ninety days of delivery.", "number"),
         ("You may return most items within 14 days of delivery.", "contradiction"),

@@ -148,18 +148,21 @@ def interleave(
 
 def run_interleavings(store: Store, count: int, seed: int) -> int:
     """Returns how many replies were posted in all. Steps one after the other in one transaction are what they are in
-    transactions of their own; one that is refused is undone."""
+    transactions of their own; one that is refused is undone. (One transaction for all would be slow: PostgreSQL looks
+    through every version of a row, and every savepoint, that a transaction has made.)"""
     chance, names = random.Random(seed), iter(range(10**9))
-    replies = 0
-    with store.writing() as connection:
-        customer, agents = make_people(connection)
-        for _ in range(count):
-            scene = make_scene(connection, customer, agents, names)
-            for step in interleave(scene.actors(), chance):
-                with suppress(ConflictError), connection.begin_nested():
-                    step(connection)
-            replies += check_nobody_talked_over_anybody(conversations.list_events(connection, scene.conversation, 0))
-    return replies
+    customer, agents = store.write(make_people)
+    return sum(store.write(_run_scene, customer, agents, names, chance) for _ in range(count))
+
+
+def _run_scene(
+    connection: Connection, customer: str, agents: Sequence[str], names: Iterator[int], chance: random.Random
+) -> int:
+    scene = make_scene(connection, customer, agents, names)
+    for step in interleave(scene.actors(), chance):
+        with suppress(ConflictError), connection.begin_nested():
+            step(connection)
+    return check_nobody_talked_over_anybody(conversations.list_events(connection, scene.conversation, 0))
 
 
 def test_in_no_interleaving_does_the_bot_talk_over_a_person_or_answer_twice(database: str) -> None:

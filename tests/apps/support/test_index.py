@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vivace.apps.support.index import ArticlePassages, PassageIndex, fuse, quote
 from vivace.apps.support.passages import Passage, cut_passages
 from vivace.apps.support.sample import load_sample
+from vivace.apps.support.synonyms import Thesaurus
 from vivace.errors import ConfigError, DataError
 
 RETURNS = Passage("Returns", "", "You may return a lamp within 45 days.")
@@ -216,8 +217,43 @@ def test_no_hits_at_all_cannot_be_asked_for(index: PassageIndex) -> None:
 
 
 def test_ranks_are_fused_by_their_reciprocals() -> None:
-    assert fuse([[1, 2, 3], [2, 1]], offset=0) == [1, 2, 3]
-    assert fuse([[3], [2], [2]]) == [2, 3]
+    assert fuse([[1, 2, 3], [2, 1]], offset=0) == {1: 1.5, 2: 1.5, 3: 1 / 3}
+    assert fuse([[3], [2], [2]], offset=60) == {2: 2 / 61, 3: 1 / 61}
+
+
+def test_a_passage_about_the_question_goes_before_one_that_mentions_it(tmp_path: Path) -> None:
+    index = PassageIndex(tmp_path / "index.db")
+    about = Passage("What does shipping cost?", "", "Standard: 5 dollars. Express: 12 dollars.")
+    mentions = Passage(
+        "Customs", "", "Parcels refused: we refund the goods less the cost of shipping, shipping cost both."
+    )
+    index.rebuild("shop", [ArticlePassages("customs", 1, (mentions,)), ArticlePassages("costs", 1, (about,))])
+    assert found(index, "how much does shipping cost") == ["costs", "customs"]
+    index.close()
+
+
+def test_within_an_article_what_is_general_goes_first(tmp_path: Path) -> None:
+    index = PassageIndex(tmp_path / "index.db")
+    general = Passage("Returns", "", "You may return most items within 45 days of delivery.")
+    special = Passage(
+        "Returns", "What cannot be returned", "Items older than 14 days. Items returned late. Return no items."
+    )
+    index.rebuild("shop", [ArticlePassages("returns", 1, (general, special))])
+    assert index.search("shop", "how many days to return items")[0].text == general.text
+    index.close()
+
+
+def test_of_a_phrase_for_the_same_one_word_alone_says_nothing(tmp_path: Path) -> None:
+    index = PassageIndex(tmp_path / "index.db", Thesaurus.of(("refund, money back",)))
+    index.rebuild(
+        "shop",
+        [
+            ArticlePassages("stock", 1, (Passage("Stock", "", "It will be back soon."),)),
+            ArticlePassages("money", 1, (Passage("Money", "", "You have your money back in 5 days."),)),
+        ],
+    )
+    assert found(index, "refund") == ["money"]
+    index.close()
 
 
 @given(st.text())

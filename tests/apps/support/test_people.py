@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import jwt
 import pytest
+import sqlalchemy as sa
 
-from tests.apps.support.people import PASSWORD, Person, Running, make_config, running
+from tests.apps.support.people import NO_LIMITS, PASSWORD, Person, Running, make_config, running
 from vivace.apps.support.accounts import Passwords, clean_email, clean_name
 from vivace.apps.support.limits import RateLimiter, find_address, name_address
 from vivace.apps.support.sessions import TokenMaker, derive_key
 from vivace.apps.support.settings import PasswordCost, Rate, Rates, SupportConfig
+from vivace.apps.support.store import password_resets
 from vivace.errors import ConfigError, InvalidError, RateLimitedError, SignedOutError
 
 pytestmark = pytest.mark.anyio
+
+RESETS = sa.select(password_resets)
 
 
 # Over HTTP
@@ -55,6 +61,84 @@ async def test_a_guest_who_signs_up_keeps_the_conversations(shop: Running) -> No
     assert (ada.tokens["account"]["role"], ada.id) == ("customer", guest.id)
     assert (await ada.read(conversation))["conversation"]["id"] == conversation
     await old.get("/api/me", 401)
+
+
+# A forgotten password
+
+
+async def make_reset_token(shop: Running, person: Person) -> str:
+    admin = await shop.staff("admin")
+    link = await admin.request("POST", f"/api/admin/accounts/{person.id}/reset", {}, 201)
+    page, _, token = link["path"].partition("#")
+    assert page == "/reset"
+    return str(token)
+
+
+async def test_a_reset_link_sets_a_password_once_and_ends_every_session(shop: Running) -> None:
+    ada = await shop.customer()
+    token = await make_reset_token(shop, ada)
+    assert token not in str(shop.service.store.read(lambda connection: connection.execute(RESETS).all()))
+    body = {"token": token, "password": "another long password"}
+    nobody = Person(shop.http)
+    assert await nobody.request("PUT", "/api/password-resets", body) == {"page": "/"}
+    await ada.get("/api/me", 401)
+    await ada.request("POST", "/api/sessions/refresh", {"refresh_token": ada.tokens["refresh_token"]}, 401)
+    old = {"email": "ada@example.com", "password": PASSWORD}
+    await nobody.request("POST", "/api/sessions", old, 401)
+    await nobody.request("POST", "/api/sessions", old | {"password": "another long password"}, 201)
+    error = await nobody.request("PUT", "/api/password-resets", body, 409)
+    assert error["error"]["code"] == "reset_gone"
+
+
+async def test_of_two_who_use_a_link_at_once_one_does(shop: Running) -> None:
+    ada = await shop.customer()
+    token = await make_reset_token(shop, ada)
+    bodies = [{"token": token, "password": f"long password {number}"} for number in range(4)]
+    replies = await asyncio.gather(*(Person(shop.http).send("PUT", "/api/password-resets", body) for body in bodies))
+    assert sorted(one.status_code for one in replies) == [200, 409, 409, 409]
+
+
+@pytest.mark.parametrize("how", ["an hour passes", "a second link", "another password", "disabled", "a wrong token"])
+async def test_a_reset_link_is_void_when(how: str, shop: Running) -> None:
+    ada = await shop.customer()
+    token = await make_reset_token(shop, ada)
+    if how == "an hour passes":
+        shop.clock.added_s = 3601
+    elif how == "a second link":
+        admin = await shop.sign_in("admin@shop.example.com")
+        await admin.request("POST", f"/api/admin/accounts/{ada.id}/reset", {}, 201)
+    elif how == "another password":
+        await ada.request("PUT", "/api/me/password", {"current": PASSWORD, "new": "a third long password"})
+    elif how == "disabled":
+        admin = await shop.sign_in("admin@shop.example.com")
+        for disabled in (True, False):
+            await admin.request("PATCH", f"/api/admin/accounts/{ada.id}", {"disabled": disabled})
+    else:
+        token = token[:-1] + ("A" if token[-1] != "A" else "B")
+    body = {"token": token, "password": "another long password"}
+    assert (await Person(shop.http).request("PUT", "/api/password-resets", body, 409))["error"]["code"] == "reset_gone"
+
+
+async def test_reset_links_are_audited_and_made_for_those_who_can_sign_in(shop: Running) -> None:
+    ada, guest = await shop.customer(), await shop.guest()
+    token = await make_reset_token(shop, ada)
+    await Person(shop.http).request("PUT", "/api/password-resets", {"token": token, "password": "a long new password"})
+    admin = await shop.sign_in("admin@shop.example.com")
+    await admin.request("POST", f"/api/admin/accounts/{guest.id}/reset", {}, 400)
+    await admin.request("POST", "/api/admin/accounts/nobody/reset", {}, 404)
+    entries = (await admin.get("/api/admin/audit"))["entries"]
+    found = {entry["action"]: entry for entry in entries}
+    assert found["password_reset.create"]["actor"] == admin.id
+    assert found["password_reset.use"]["subject"] == found["password_reset.create"]["subject"] == ada.id
+    assert token not in str(entries)
+
+
+async def test_reset_tokens_cannot_be_tried_out(tmp_path: Path) -> None:
+    rates = replace(NO_LIMITS, sign_ins_of_address=Rate(3, 1.0))
+    async with running(make_config(tmp_path, rates=rates), filled=False) as shop:
+        body = {"token": "x", "password": "a long new password"}
+        replies = [(await Person(shop.http).send("PUT", "/api/password-resets", body)).status_code for _ in range(4)]
+        assert replies == [409, 409, 409, 429]
 
 
 async def test_an_access_token_expires_and_a_refresh_token_gives_the_next(shop: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivace.apps.support.synonyms import NONE, SHOP, Term, Thesaurus
+from vivace.apps.support.synonyms import NONE, SHOP, WEAK, Term, Thesaurus
 from vivace.apps.support.words import content_words, split_words
 
 LAMPS = Thesaurus.of(("parcel, package, 包裹", "money back, refund, 退款"))
@@ -16,13 +16,28 @@ def test_other_words_for_the_same_come_with_it() -> None:
 
 
 def test_a_phrase_is_known_whole() -> None:
-    assert LAMPS.expand("money back") == [Term("money", ("refund",)), Term("back")]
+    assert LAMPS.expand("money back") == [Term("money", ("refund",)), Term("back", ("refund",))]
     assert LAMPS.expand("my money") == [Term("money")]
+    assert LAMPS.expand("refund") == [Term("refund", (), (("money", "back"),))]
+
+
+def test_a_phrase_is_a_synonym_where_it_stands_whole() -> None:
+    term = Term("refund", ("reimburs",), (("money", "back"),))
+    assert term.has_synonym_in({"your", "money", "back"})
+    assert term.has_synonym_in({"reimburs"})
+    assert not term.has_synonym_in({"back", "in", "stock"})
+
+
+def test_a_word_of_any_question_says_less() -> None:
+    assert LAMPS.expand("is it possible to see a parcel") == [
+        Term("possibl", weight=WEAK), Term("see", weight=WEAK), Term("parcel", ("packag",)),
+    ]  # fmt: skip
 
 
 def test_the_other_language_comes_when_asked() -> None:
-    assert "parcel" not in LAMPS.expand("包裹")[0].others
-    assert {"parcel", "packag"} <= set(LAMPS.expand("包裹", across=True)[0].others)
+    holders = {term.word: term.others for term in LAMPS.expand("包裹", across=True)}
+    assert holders == {"包": (), "包裹": ("parcel", "packag"), "裹": ()}
+    assert all(term.others == () for term in LAMPS.expand("包裹"))
 
 
 def test_concepts_are_the_same_in_both_languages() -> None:

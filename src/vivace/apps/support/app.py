@@ -66,6 +66,7 @@ SWITCH_S = 0.0005
 KEEP_ALIVE_S = 75
 """An idle connection is closed after this long: customers think."""
 PASSWORD_THREADS = 2
+STREAM_THREADS = 2
 MAX_WAITING_PASSWORDS = 64
 
 STATUSES: dict[type[VivaceError], tuple[int, str]] = {
@@ -92,7 +93,7 @@ def build_service(
 ) -> Service:
     """Open everything. Raises `ConfigError`. `transport` stands in for the network to the model server."""
     key = load_key(config.directory)
-    store = open_store(config.database_url, config.worker_threads + 4)
+    store = open_store(config.database_url, config.worker_threads + STREAM_THREADS + 4)
     workers = Workers("work", config.worker_threads, config.max_waiting_work)
     hub, classifier = Hub(), Classifier(store)
     knowledge = KnowledgeBase(store, PassageIndex(config.directory / "index.db"))
@@ -104,6 +105,7 @@ def build_service(
         key=key,
         store=store,
         workers=workers,
+        stream_workers=Workers("stream", STREAM_THREADS, config.max_streams + config.max_waiting_work),
         password_workers=Workers("password", PASSWORD_THREADS, MAX_WAITING_PASSWORDS),
         passwords=Passwords(config.password_cost),
         tokens=TokenMaker(key, config),
@@ -163,6 +165,7 @@ def prepare(service: Service) -> None:
 
 def _close(service: Service) -> None:
     service.workers.close()
+    service.stream_workers.close()
     service.password_workers.close()
     service.knowledge.close()
     service.store.close()

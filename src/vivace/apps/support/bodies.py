@@ -68,6 +68,11 @@ class NewPassword(Body, frozen=True):
     new: Secret
 
 
+class ResetPassword(Body, frozen=True):
+    token: Annotated[str, Meta(min_length=1, max_length=200)]
+    password: Secret
+
+
 class Confirmation(Body, frozen=True):
     confirm: Literal[True] | bool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vivace.apps.support.index import Hit
 from vivace.apps.support.synonyms import SHOP, Term, Thesaurus
@@ -17,25 +17,30 @@ MAX_CHARACTERS = 400
 
 
 def answer_from(hits: Sequence[Hit], question: str, thesaurus: Thesaurus = SHOP) -> str:
-    """The sentence of the first hit that holds most of what is asked, and what follows it while there is room, as they
-    stand in the passage; "" where the first hit covers too little of the question to be an answer.
+    """Of the first hit the neighbouring sentences, as many as there is room for, that hold most of what is asked, as
+    they stand in the passage: the earliest of such, as what comes first explains what follows. "" where the first hit
+    covers too little of the question to be an answer.
     """
     terms = thesaurus.expand(question)
     if not terms or not hits or hits[0].score < MIN_SCORE:
         return ""
-    spans = _find_sentences(hits[0].text)
-    words = [set(split_words(hits[0].text[start:end])) for start, end in spans]
-    weights = _rarities(terms, words)
-    values = [
-        sum(weight for term, weight in zip(terms, weights, strict=True) if _stands_in(term, own)) for own in words
-    ]
-    first = max(range(len(spans)), key=lambda at: (values[at], -at))
-    start, end = spans[first]
-    for _, later in spans[first + 1 :]:
-        if later - start > MAX_CHARACTERS:
-            break
-        end = later
-    return hits[0].text[start:end]
+    text = hits[0].text
+    spans = _find_sentences(text)
+    held = [_terms_in(terms, set(split_words(text[start:end]))) for start, end in spans]
+    weights = _rarities(terms, held)
+    start, end = max(_windows(spans, held), key=lambda window: (sum(weights[at] for at in window[2]), -window[0]))[:2]
+    return text[start:end]
+
+
+def _windows(
+    spans: Sequence[tuple[int, int]], held: Sequence[frozenset[int]]
+) -> Iterator[tuple[int, int, frozenset[int]]]:
+    """From each sentence on as far as there is room: begin, end, and the terms in it."""
+    for first, (start, _) in enumerate(spans):
+        last = first
+        while last + 1 < len(spans) and spans[last + 1][1] - start <= MAX_CHARACTERS:
+            last += 1
+        yield start, spans[last][1], frozenset().union(*held[first : last + 1])
 
 
 def _find_sentences(text: str) -> list[tuple[int, int]]:
@@ -47,10 +52,11 @@ def _find_sentences(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _rarities(terms: Sequence[Term], sentences: Sequence[set[str]]) -> list[float]:
-    counts = Counter(term for sentence in sentences for term in terms if _stands_in(term, sentence))
-    return [math.log(1 + len(sentences) / (1 + counts[term])) for term in terms]
+def _rarities(terms: Sequence[Term], sentences: Sequence[frozenset[int]]) -> list[float]:
+    """What each term says: more, the fewer sentences have it."""
+    counts = Counter(term for sentence in sentences for term in sentence)
+    return [term.weight * math.log(1 + len(sentences) / (1 + counts[at])) for at, term in enumerate(terms)]
 
 
-def _stands_in(term: Term, words: set[str]) -> bool:
-    return term.word in words or not words.isdisjoint(term.others)
+def _terms_in(terms: Sequence[Term], words: set[str]) -> frozenset[int]:
+    return frozenset(at for at, term in enumerate(terms) if term.word in words or term.has_synonym_in(words))

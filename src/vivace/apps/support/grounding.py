@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 
 from vivace.apps.support.index import Hit
 from vivace.apps.support.language import Language, detect_language
@@ -16,6 +18,10 @@ from vivace.apps.support.words import HAN, content_words, fold, split_sentences,
 
 MIN_OVERLAP = 0.6
 """Share of a sentence's content words that must stand in the passages."""
+
+MIN_TOGETHER, NEAR_WORDS = 0.5, 4
+"""Share of a sentence's neighbouring content words that must stand near each other in one place of the passages, and
+how far apart at most, in content words."""
 
 RUN_WORDS, RUN_CHARACTERS, RUN_TIMES = 4, 8, 3
 """A run of so many words, or Chinese characters, so many times, is a loop."""
@@ -43,8 +49,9 @@ DECLINES = re.compile(
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`reasons` are empty where the answer is supported, else some of: `empty`, `declines` (it says that it cannot
-    answer), `unfinished`, `repeats`, `language`, `beyond_passages`, `number`, `contradiction`. `overlap` is the share
-    of the answer's content words that stand in the passages."""
+    answer), `says_nothing`, `unfinished`, `repeats`, `language`, `beyond_passages`, `scattered` (its words stand in the
+    passages, but not together), `number`, `contradiction`. `overlap` is the share of the answer's content words that
+    stand in the passages."""
 
     supported: bool
     reasons: tuple[str, ...]
@@ -75,18 +82,53 @@ def check_answer(answer: str, passages: Sequence[str], language: Language, finis
         return Verdict(False, ("empty",), 0.0)
     known = {word for passage in passages for word in split_words(passage)}
     statements = [sentence for sentence in split_sentences(text) if not _is_courtesy(sentence)]
-    overlap = _share(content_words(" ".join(statements)), known)
+    said = content_words(" ".join(statements))
+    overlap = _share(said, known)
+    places = _find_places(passages)
     checks = {
         "declines": DECLINES.search(text) is not None,
+        "says_nothing": bool(statements) and len(said) < 2,
         "unfinished": not finished or not ends_whole(text),
         "repeats": repeats(text, passages),
         "language": not _is_in(text, language),
         "beyond_passages": any(_share(content_words(sentence), known) < MIN_OVERLAP for sentence in statements),
+        "scattered": any(_is_scattered(sentence, places) for sentence in statements),
         "number": bool(numbers(" ".join(statements)) - {number for passage in passages for number in numbers(passage)}),
         "contradiction": any(_contradicts(sentence, passages) for sentence in statements),
     }
     reasons = tuple(reason for reason, failed in checks.items() if failed)
     return Verdict(not reasons, reasons, overlap)
+
+
+def _find_places(passages: Sequence[str]) -> list[dict[str, list[int]]]:
+    """Every two neighbouring sentences of the passages: where each content word stands in them."""
+    places = []
+    for passage in passages:
+        sentences = split_sentences(passage)
+        for first, second in zip_longest(sentences, sentences[1:], fillvalue=""):
+            at: dict[str, list[int]] = {}
+            for number, word in enumerate(content_words(_digits(f"{first} {second}"))):
+                at.setdefault(word, []).append(number)
+            places.append(at)
+    return places
+
+
+def _is_scattered(sentence: str, places: Sequence[dict[str, list[int]]]) -> bool:
+    """Whether no one place of the passages has most of the sentence's words, and most of its neighbouring words near
+    each other, of two numbers both: a sentence can be put together from words that say something else where they
+    stand."""
+    words = content_words(_digits(sentence))
+    pairs = list(pairwise(words))
+    return bool(pairs) and not any(
+        _share(words, place.keys()) >= MIN_OVERLAP
+        and sum(_are_near(place, *pair) for pair in pairs) >= MIN_TOGETHER * len(pairs)
+        and all(_are_near(place, *pair) for pair in pairs if all(word[0].isdigit() for word in pair))
+        for place in places
+    )
+
+
+def _are_near(place: dict[str, list[int]], first: str, second: str) -> bool:
+    return any(abs(a - b) <= NEAR_WORDS for a in place.get(first, ()) for b in place.get(second, ()))
 
 
 def cite(answer: str, hits: Sequence[Hit]) -> tuple[Citation, ...]:
@@ -118,7 +160,7 @@ def _is_courtesy(sentence: str) -> bool:
     return COURTESY.search(sentence) is not None and len(content_words(sentence)) <= 6
 
 
-def _share(words: Sequence[str], known: set[str]) -> float:
+def _share(words: Sequence[str], known: AbstractSet[str]) -> float:
     return sum(word in known for word in words) / len(words) if words else 1.0
 
 
@@ -202,7 +244,7 @@ _NEGATION = re.compile(
     r"|不|没|無|无法|未|勿|非(?!常)|禁止",
     re.IGNORECASE,
 )
-_NO_NEGATION = re.compile("不仅|不但|不错|不过|没问题|不久|无论|不论|not only|no matter", re.IGNORECASE)
+_NO_NEGATION = re.compile(r"不仅|不但|不错|不过|没问题|不久|无论|不论|not only|no matter|^\s*no[,.!]\s", re.IGNORECASE)
 
 
 def _is_negative(sentence: str) -> bool:

@@ -14,7 +14,13 @@ from starlette.routing import Route
 STATIC = Path(__file__).parent / "static"
 SHARED = Path(__file__).parents[2] / "pages"
 """What all of vivace's pages share: stylesheet, Markdown, timing, words."""
-PAGES: Mapping[str, str] = {"/": "chat.html", "/agent": "agent.html", "/admin": "admin.html", "/embed.js": "embed.js"}
+PAGES: Mapping[str, str] = {
+    "/": "chat.html",
+    "/agent": "agent.html",
+    "/admin": "admin.html",
+    "/reset": "reset.html",
+    "/embed.js": "embed.js",
+}
 MEDIA_TYPES = {
     ".html": "text/html",
     ".css": "text/css",

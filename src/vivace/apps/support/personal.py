@@ -38,20 +38,29 @@ class OrderFact:
 
 @dataclass(frozen=True, slots=True)
 class Personal:
-    """What may be used of one account. `name` is empty where it may not."""
+    """What may be used of one account. `name` is empty where it may not. `access` is `open` where orders may be used,
+    else who keeps them shut: the `shop`, as nobody is signed in (`guest`), or the `customer`."""
 
     name: str = ""
     orders: Sequence[OrderFact] = ()
     past: Sequence[Hit] = ()
+    access: str = "open"
 
 
 def gather(
-    connection: Connection, account: Account, settings: ShopSettings, conversation_id: str, question: str
+    connection: Connection,
+    account: Account,
+    settings: ShopSettings,
+    conversation_id: str,
+    question: str,
+    language: str,
 ) -> Personal:
-    """Nothing unless both sides allow it."""
+    """Nothing unless both sides allow it. Orders are told in the question's `language`."""
     if not (settings.personal_replies and account.personal):
-        return Personal()
-    found = [_describe_order(place, order) for place, order in enumerate(list_orders(connection, account.id))]
+        shut = "shop" if not settings.personal_replies else "guest" if account.role == "guest" else "customer"
+        return Personal(access=shut)
+    own = list_orders(connection, account.id)
+    found = [_describe_order(place, order, language) for place, order in enumerate(own)]
     return Personal(account.name, found, _find_past_answers(connection, account.id, conversation_id, question))
 
 
@@ -62,10 +71,9 @@ def list_orders(connection: Connection, account_id: str) -> list[dict[str, Any]]
     return [{name: row[name] for name in names} for row in connection.execute(query.limit(20)).mappings()]
 
 
-def choose_orders(personal: Personal, question: str, *, wanted: bool) -> list[Hit]:
-    """The orders that the question names; if it names none but is about orders, the latest ones."""
-    named = [order for order in personal.orders if order.number.lower() in question.lower()]
-    return [order.hit for order in named or (personal.orders[:MAX_ORDERS] if wanted else ())]
+def is_order(hit: Hit) -> bool:
+    """Whether it tells of an order, and stands in no article."""
+    return PAST_ID < hit.passage_id <= ORDER_ID
 
 
 def fill_name(text: str, name: str) -> str:
@@ -77,11 +85,15 @@ def fill_name(text: str, name: str) -> str:
     return text
 
 
-def _describe_order(place: int, order: dict[str, Any]) -> OrderFact:
+def _describe_order(place: int, order: dict[str, Any], language: str) -> OrderFact:
     day = datetime.fromtimestamp(order["placed_at"], UTC).date().isoformat()
-    number, items = order["number"], ", ".join(order["items"])
-    text = f"Your order {number} of {day}: {items}. Total {order['total']}. Its status is: {order['status']}."
-    return OrderFact(number, _as_hit(ORDER_ID - place, f"Your order {number}", text))
+    number, items, total, status = order["number"], ", ".join(order["items"]), order["total"], order["status"]
+    if language == "zh":
+        title, text = f"您的订单 {number}", f"您的订单 {number}（{day}）：{items}。合计 {total}。状态：{status}。"
+    else:
+        title = f"Your order {number}"
+        text = f"Your order {number} of {day}: {items}. Total {total}. Its status is: {status}."
+    return OrderFact(number, _as_hit(ORDER_ID - place, title, text))
 
 
 def _find_past_answers(connection: Connection, account_id: str, conversation_id: str, question: str) -> list[Hit]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 from sqlalchemy.engine import Connection
 
@@ -29,7 +29,8 @@ from vivace.apps.support.intent_store import Classifier, IntentRule
 from vivace.apps.support.intents import Intent
 from vivace.apps.support.knowledge import KnowledgeBase
 from vivace.apps.support.model_client import Ending, ModelClient
-from vivace.apps.support.personal import Personal
+from vivace.apps.support.order_numbers import find_order_numbers, match_order, say_not_seen
+from vivace.apps.support.personal import MAX_ORDERS, Personal, is_order
 from vivace.apps.support.prompt import build_prompt
 from vivace.apps.support.sentiment import Sentiment, judge_sentiment
 from vivace.apps.support.settings import ShopSettings, SupportConfig
@@ -69,6 +70,8 @@ class Understood:
     negative_turns: int
     hits: Sequence[Hit]
     personal: Personal
+    orders: Sequence[str] = ()
+    """Numbers of orders that are asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,16 @@ class Pipeline:
         intent, rule = self._classifier.classify(understood.conversation.tenant, text)
         sentiment = judge_sentiment(text, understood.language)  # type: ignore[arg-type]
         watch.mark("classify")
-        hits = self._retrieve(understood, rule)
+        about_orders = rule is not None and rule.action == "orders"
+        numbers = find_order_numbers(text, about_orders=about_orders)
+        hits = self._retrieve(understood, rule, numbers)
         watch.mark("retrieve")
         negative = self._store.write(_note, understood, intent, sentiment)
         watch.mark("note")
-        return replace(understood, intent=intent, rule=rule, sentiment=sentiment, negative_turns=negative, hits=hits)
+        return replace(
+            understood, intent=intent, rule=rule, sentiment=sentiment, negative_turns=negative, hits=hits,
+            orders=numbers if about_orders or rule is None else (),
+        )  # fmt: skip
 
     def _load(self, connection: Connection, question: Question) -> Understood | None:
         message = conversations.get_message(connection, question.message_id)
@@ -161,22 +169,27 @@ class Pipeline:
             if said.author != "system"
         ]
         language = message.language if message.language in ("en", "zh") else conversation.language
-        known = personal.gather(connection, account, settings, conversation.id, message.text)
+        known = personal.gather(connection, account, settings, conversation.id, message.text, language)
         nothing = (Intent(None, 0.0, 0.0), None, Sentiment("neutral", 0.0), 0, ())
         return Understood(conversation, message, history, account, settings, language, *nothing, known)
 
-    def _retrieve(self, understood: Understood, rule: IntentRule | None) -> list[Hit]:
-        """What the account allows first, then the knowledge base."""
+    def _retrieve(self, understood: Understood, rule: IntentRule | None, numbers: Sequence[str]) -> list[Hit]:
+        """What the account allows, and the knowledge base: its own orders first if the question is about orders."""
         if rule is not None and rule.action in ("handover", "reply"):
             return []
         text = _PLACEHOLDER.sub(" ", understood.message.text)
+        for number in numbers:  # in no article, or in one as an example
+            text = text.replace(number, " ")
         known, limit = understood.personal, self._config.max_passages
-        own = personal.choose_orders(known, text, wanted=rule is not None and rule.action == "orders")
+        wanted = rule is not None and rule.action == "orders"
+        named = [order for number in numbers if (order := match_order(known, number)) is not None]
+        own = [order.hit for order in named or (known.orders[:MAX_ORDERS] if wanted and not numbers else ())]
         found = self._knowledge.search(understood.conversation.tenant, text, limit)
         before = next((said.text for said in reversed(understood.history) if said.author == "customer"), "")
         if before and not _bear(found):  # "And how long does that take?" is about what was said before
             found = self._knowledge.search(understood.conversation.tenant, f"{before} {text}", limit)
-        return [*own, *known.past, *found][: limit + len(own)]
+        found = [*known.past, *found][:limit]
+        return [*own, *found] if wanted or rule is None else [*found, *own]
 
     async def _decide(
         self, understood: Understood, watch: Stopwatch, is_stopped: Callable[[], bool], *, pressed: bool
@@ -191,6 +204,8 @@ class Pipeline:
             words = rule.replies.get(understood.language) or next(iter(rule.replies.values()), "")
             if words:
                 return Reply(personal.fill_name(words, understood.personal.name), "fixed")
+        if understood.orders:
+            return await self._workers.run(_tell_orders, understood)
         if not understood.hits:
             return "no_passage"
         if not _bear(understood.hits):
@@ -303,8 +318,31 @@ def _check(understood: Understood, draft: str, ending: Ending | None) -> Reply |
             reply = _cite(text, "model", hits)
             if reply.citations:
                 return reply
-    text = answer_from(understood.hits, understood.message.text)
-    return _cite(text, "passage", understood.hits) if text else None
+    return _quote(understood.hits, understood.message.text)
+
+
+def _quote(hits: Sequence[Hit], question: str) -> Reply | None:
+    """The account's orders if they come first, and the passage that fits, word for word."""
+    orders = [hit.text for hit in takewhile(is_order, hits)]
+    passage = answer_from(hits[len(orders) :], question)
+    parts = ["\n".join(orders), passage]
+    text = "\n\n".join(part for part in parts if part)
+    return _cite(text, "passage", hits) if text else None
+
+
+def _tell_orders(understood: Understood) -> Reply:
+    """Of each order that was named what the account shows, or why it shows nothing; then the passage that fits."""
+    unseen = [
+        say_not_seen(understood.personal, number, understood.language)
+        for number in understood.orders
+        if match_order(understood.personal, number) is None
+    ]
+    question = understood.message.text
+    for number in understood.orders:
+        question = question.replace(number, " ")
+    quoted = _quote(understood.hits, question) or Reply("", "passage")
+    text = "\n\n".join(part for part in ("\n".join(unseen), quoted.text) if part)
+    return replace(quoted, text=text, source="fixed" if unseen else "passage")
 
 
 def _cite(text: str, source: str, hits: Sequence[Hit]) -> Reply:

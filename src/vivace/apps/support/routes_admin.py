@@ -10,11 +10,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vivace.apps.support import accounts, audit, dashboard, feedback, intent_store, knowledge, shops, webhooks
+from vivace.apps.support import (
+    accounts,
+    audit,
+    dashboard,
+    feedback,
+    intent_store,
+    knowledge,
+    password_resets,
+    shops,
+    webhooks,
+)
 from vivace.apps.support.accounts import Account, check_password, clean_email, clean_name
 from vivace.apps.support.bodies import (
     ChangedArticle,
     ChangedStaff,
+    Empty,
     NewArticle,
     NewStaff,
     NewWebhook,
@@ -29,6 +40,7 @@ from vivace.apps.support.delivery import make_secret
 from vivace.apps.support.intent_store import IntentRule
 from vivace.apps.support.language import detect_language
 from vivace.apps.support.passages import format_of
+from vivace.apps.support.password_resets import ResetLink
 from vivace.apps.support.redact import redact
 from vivace.apps.support.routes_agent import find_hits
 from vivace.apps.support.sentiment import judge_sentiment
@@ -64,6 +76,7 @@ def build_admin_routes(service: Service) -> list[Route]:
         Route("/api/admin/accounts", people.list_page),
         Route("/api/admin/accounts", people.create, methods=["POST"]),
         Route("/api/admin/accounts/{id}", people.change, methods=["PATCH"]),
+        Route("/api/admin/accounts/{id}/reset", people.make_reset_link, methods=["POST"]),
         Route("/api/admin/feedback", rest.list_feedback),
         Route("/api/admin/feedback/export", rest.export_feedback),
         Route("/api/admin/dashboard", rest.show_dashboard),
@@ -285,6 +298,13 @@ class _Staff(_Admin):
             raise InvalidError("Say what to change: role or disabled.")
         return reply(_show_staff(await service.write(_change_staff, admin, id, changed, service.clock())))
 
+    async def make_reset_link(self, request: Request) -> Response:
+        service = self._service
+        admin = await self._identify(request)
+        await service.decode(request, Empty)
+        link = await service.write(_make_reset_link, admin, request.path_params["id"], service.clock())
+        return reply({"path": link.path, "expires_at": link.expires_at}, 201)
+
 
 def _show_staff(account: Account) -> dict[str, Any]:
     return show_account(account) | {"disabled": account.disabled, "created_at": account.created_at}
@@ -298,12 +318,17 @@ def _create_staff(
     return made
 
 
+def _make_reset_link(connection: Connection, admin: Account, id: str, now: float) -> ResetLink:
+    return password_resets.create(connection, accounts.find(connection, admin.tenant, id), admin.id, now)
+
+
 def _change_staff(connection: Connection, admin: Account, id: str, changed: dict[str, Any], now: float) -> Account:
     before = accounts.find(connection, admin.tenant, id)
     if before.role == "guest" and "role" in changed:
         raise InvalidError("A guest has no password. Let them sign up first.")
     account = accounts.update(connection, admin.tenant, id, **changed)
     accounts.end_sessions(connection, id, now)
+    password_resets.forget(connection, id)
     audit.note(connection, admin.tenant, admin.id, "account.change", id, changed, now)
     return account
 

@@ -72,19 +72,23 @@ class _Conversations:
         return stream_conversation(self._service, request, identity, conversation)
 
     async def say(self, request: Request) -> Response:
+        """What is refused for want of room costs no thread. A place is held from before the session is looked up, so
+        that what waits for a thread counts; but not while a body comes, which a client may send slowly."""
         service, watch = self._service, Stopwatch()
-        account = (await service.identify(request)).account
+        service.answering.check_room()
+        claim = service.read_token(request)
         body = await service.decode(request, Said)
         text = clean_text(body.text, service.config.max_message_characters)
-        service.limiters.messages_of_account.take(account.id)
-        service.answering.check_room()
-        watch.mark("receive")
-        said = _Saying(account, request.path_params["id"], text, body.client_id, service.clock())
-        message, is_new = await service.workers.run(self._keep, said, watch)
-        if is_new:
-            service.hub.note(message.conversation_id)
-        if message.due:
-            service.answering.ask(Question(message.conversation_id, message.id, watch))
+        with service.answering.hold_place():
+            account = (await service.look_up(claim)).account
+            service.limiters.messages_of_account.take(account.id)
+            watch.mark("receive")
+            said = _Saying(account, request.path_params["id"], text, body.client_id, service.clock())
+            message, is_new = await service.workers.run(self._keep, said, watch)
+            if is_new:
+                service.hub.note(message.conversation_id)
+            if message.due:
+                service.answering.ask(Question(message.conversation_id, message.id, watch))
         return reply(show_message(message), 202)
 
     def _keep(self, said: _Saying, watch: Stopwatch) -> tuple[Message, bool]:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vivace.apps.support import accounts, audit, privacy, sessions, shops
+from vivace.apps.support import accounts, audit, password_resets, privacy, sessions, shops
 from vivace.apps.support.accounts import Account, check_password, clean_email, clean_name
 from vivace.apps.support.bodies import (
     ChangedAccount,
@@ -18,6 +18,7 @@ from vivace.apps.support.bodies import (
     NewGuest,
     NewPassword,
     Refresh,
+    ResetPassword,
     SignIn,
 )
 from vivace.apps.support.service import Service, reply, reply_nothing
@@ -26,6 +27,8 @@ from vivace.apps.support.views import show_account, show_tokens
 from vivace.errors import ConflictError, CredentialsError, ForbiddenError, SignedOutError
 
 _GUEST_NAMES = {"en": "Guest", "zh": "访客"}
+_PAGES = {"agent": "/agent", "admin": "/admin"}
+"""Where staff sign in; all others do on the chat's page."""
 _WRONG = "E-mail or password is wrong."
 
 
@@ -39,6 +42,7 @@ def build_people_routes(service: Service) -> list[Route]:
         Route("/api/sessions", people.sign_out_everywhere, methods=["DELETE"]),
         Route("/api/sessions/refresh", people.refresh, methods=["POST"]),
         Route("/api/sessions/current", people.sign_out, methods=["DELETE"]),
+        Route("/api/password-resets", people.reset_password, methods=["PUT"]),
         Route("/api/me", people.show_me),
         Route("/api/me", people.change_me, methods=["PATCH"]),
         Route("/api/me", people.delete_me, methods=["DELETE"]),
@@ -193,8 +197,20 @@ class _People:
         now = self._service.clock()
         accounts.update(connection, account.tenant, account.id, password_hash=password_hash)
         accounts.end_sessions(connection, account.id, now)
+        password_resets.forget(connection, account.id)
         audit.note(connection, account.tenant, account.id, "account.password", account.id, {}, now)
         return sessions.begin(connection, self._service.tokens, account, now)
+
+    async def reset_password(self, request: Request) -> Response:
+        """By whoever has the link; the token is looked at before a hash is worked out, and again when it is used."""
+        service = self._service
+        service.limit_address(request, service.limiters.sign_ins_of_address)
+        body = await service.decode(request, ResetPassword)
+        check_password(body.password)
+        await service.read(password_resets.check, body.token, service.clock())
+        password_hash = await service.password_workers.run(service.passwords.hash, body.password)
+        account = await service.write(password_resets.use, body.token, password_hash, service.clock())
+        return reply({"page": _PAGES.get(account.role, "/")})
 
     async def export_me(self, request: Request) -> Response:
         account = (await self._service.identify(request)).account

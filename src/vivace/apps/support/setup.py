@@ -1,4 +1,5 @@
-"""`vivace support init`: the tables, a first admin, and the sample shop. What is there already is left as it is."""
+"""`vivace support init`: the tables, a first admin, and the sample shop; what is there already is left as it is. And
+`vivace support reset-password`."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ from collections.abc import Iterator
 
 from sqlalchemy.engine import Connection
 
-from vivace.apps.support import accounts, audit
+from vivace.apps.support import accounts, audit, password_resets
 from vivace.apps.support.accounts import Passwords, check_password, clean_email
+from vivace.apps.support.password_resets import ResetLink
 from vivace.apps.support.sessions import load_key
 from vivace.apps.support.settings import SupportConfig
 from vivace.apps.support.store import Store, open_store
+from vivace.errors import NotFoundError
 
 
 def initialize(config: SupportConfig, *, sample: bool, email: str, password: str | None) -> Iterator[str]:
@@ -28,6 +31,22 @@ def initialize(config: SupportConfig, *, sample: bool, email: str, password: str
             yield from sample_shop.fill(store, tenant, Passwords(config.password_cost))
     finally:
         store.close()
+
+
+def make_reset_link(config: SupportConfig, email: str) -> ResetLink:
+    """For the account of that address in the first shop. Raises `ConfigError`, `NotFoundError`, `InvalidError`."""
+    store = open_store(config.database_url)
+    try:
+        return store.write(_make_reset_link, config.tenants[0], clean_email(email))
+    finally:
+        store.close()
+
+
+def _make_reset_link(connection: Connection, tenant: str, email: str) -> ResetLink:
+    found = accounts.find_by_email(connection, tenant, email)
+    if found is None:
+        raise NotFoundError(f"The shop {tenant!r} has no account with {email} that may sign in. See the admin page.")
+    return password_resets.create(connection, found[0], None, time.time())
 
 
 def _make_admin(store: Store, tenant: str, email: str, password: str | None, passwords: Passwords) -> Iterator[str]:

@@ -71,6 +71,15 @@ sessions = sa.Table(
     sa.Column("revoked_at", _TIME),
 )
 
+password_resets = sa.Table(
+    "password_resets",
+    metadata,
+    sa.Column("token_hash", sa.String(64), primary_key=True),
+    _id("account_id", "accounts", nullable=False, index=True),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("expires_at", _TIME, nullable=False, index=True),
+)
+
 orders = sa.Table(
     "orders",
     metadata,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.engine import Connection
 
-from vivace.apps.support import handover, privacy, sessions, shops, webhooks
+from vivace.apps.support import handover, password_resets, privacy, sessions, shops, webhooks
 from vivace.apps.support.service import Service
 from vivace.apps.support.settings import ShopSettings
 
@@ -49,6 +49,7 @@ async def look_at_retention(service: Service) -> int:
             service.tell_change(tenant, conversation_id, bot_stops=True)
         count += len(deleted)
     await service.write(sessions.forget_old, service.clock())
+    await service.write(password_resets.forget_old, service.clock())
     await service.write(webhooks.forget_old, service.clock() - DELIVERIES_KEPT_S)
     if count:
         await service.workers.run(service.store.shrink)

@@ -125,7 +125,7 @@ class TenantVectors:
             return []
         cosines = self.matrix @ self.space.point(weights)
         limit = min(limit, len(cosines))
-        best = np.argpartition(-cosines, limit - 1)[:limit]
+        best = np.argpartition(cosines, len(cosines) - limit)[-limit:]
         best = best[np.lexsort((self.rows[best], -cosines[best]))]
         return [int(self.rows[at]) for at in best if cosines[at] > 1e-6]
 

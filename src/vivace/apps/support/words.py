@@ -21,11 +21,21 @@ _STOP_WORDS_TEXT = """
 STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 """Words that say little about what a text is about. Negations are not among them: they carry the answer."""
 
+_WEAK_WORDS_TEXT = """
+    accept actually after again allow already anyone anything ask available case check currently ever find give going
+    happen help issue kind look make many mean much need new now number offer one possible problem provide put question
+    really right say see show someone something sort still sure take thing today try type use visit way when where who
+    wonder work yet
+"""
+WEAK_WORDS = frozenset(_WEAK_WORDS_TEXT.split())
+"""Words that are in questions about anything: that a passage lacks one says little. (Not cut out, as they may be all
+there is.)"""
+
 _CHINESE_STOP_WORDS_TEXT = """
-    请问 你好 您好 谢谢 什么 怎么 怎样 如何 可以 能否 是否 我想 我要 我们 你们 他们 这个 那个 一下 多少 哪些 哪里
+    怎么办 请问 你好 您好 谢谢 什么 怎么 怎样 如何 可以 能否 是否 我想 我要 我们 你们 他们 这个 那个 一下 多少 哪些 哪里
     为什么 的话 如果 因为 所以 还是 或者 以及 能不能 可不可以 是不是 有没有 知道 告诉 想要 需要 吗 呢 吧 啊 呀 嘛
     哦 的 了 着 过 是 在 和 与 及 也 都 就 还 又 很 把 被 给 对 从 到
-    向 让 会 能 要 想 我 你 您 他 她 它 这 那 有 个
+    向 让 会 能 要 想 我 你 您 他 她 它 这 那 有 个 之 请 帮我 麻烦
 """
 CHINESE_STOP_WORDS = tuple(_CHINESE_STOP_WORDS_TEXT.split())
 """Cut out of a Chinese question before it is split in pairs, the longest first."""
@@ -50,6 +60,10 @@ LONGEST_WORD = 40
 def stem(word: str) -> str:
     """The stem of one lower-case word by Porter's second algorithm (Snowball); numbers and other scripts stay."""
     return str(_STEMMER.stemWord(word)) if word.isascii() and word.isalpha() else word
+
+
+STOP_STEMS = frozenset(map(stem, STOP_WORDS)) | frozenset(CHINESE_STOP_WORDS)
+"""Stop words as `split_words` gives them."""
 
 
 def fold(text: str) -> str:

@@ -146,6 +146,7 @@ def _prepare(directory: Path) -> None:
             email = f"{name}{number}@example.com"
             service.store.write(accounts.create, tenant, role, shown, "en", service.clock(), email, password_hash)
     service.workers.close()
+    service.stream_workers.close()
     service.password_workers.close()
     service.knowledge.close()
     service.store.close()

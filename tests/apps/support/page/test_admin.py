@@ -157,6 +157,32 @@ def test_an_agent_is_made_and_can_work(admin: Opened, open_page: Open) -> None:
     open_page("/agent").sign_in("new@example.com")
 
 
+def test_a_person_sets_a_new_password_by_the_link_an_admin_gives(admin: Opened, open_page: Open) -> None:
+    page = admin.page
+    go(admin, "people")
+    for field, value in (
+        ("Name", "Forgetful"),
+        ("E-mail", "forgetful@example.com"),
+        ("Password", "a password to lose"),
+    ):
+        page.get_by_label(field).fill(value)
+    admin.button("Add").click()
+    page.locator("tbody tr").filter(has_text="Forgetful").get_by_role("button", name="Reset password").click()
+    link = page.locator(".secret code").inner_text()
+    person = open_page(link)
+    assert "#" not in person.page.url
+    for field in ("New password", "The same again"):
+        person.page.get_by_label(field).fill("correct horse battery")
+    person.button("Set password").click()
+    person.page.get_by_role("link", name="Sign in").click()
+    person.sign_in("forgetful@example.com")
+    again = open_page(link)
+    for field in ("New password", "The same again"):
+        again.page.get_by_label(field).fill("a third long password")
+    again.button("Set password").click()
+    expect(again.page.get_by_role("alert")).to_contain_text("used already")
+
+
 def test_a_webhook_tells_its_secret_once(admin: Opened) -> None:
     go(admin, "webhooks")
     admin.page.get_by_label("Address").fill("https://hooks.example.com/support")

@@ -59,7 +59,7 @@ def test_an_answer_is_read_out_once(open_page: Open, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-@pytest.mark.parametrize("path", ["/", "/agent", "/admin"])
+@pytest.mark.parametrize("path", ["/", "/agent", "/admin", "/reset#token"])
 def test_nothing_is_wider_or_smaller_than_a_phone_allows(open_page: Open, path: str, locale: str) -> None:
     opened = open_page(path, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, locale=locale)
     if path == "/":
@@ -69,6 +69,8 @@ def test_nothing_is_wider_or_smaller_than_a_phone_allows(open_page: Open, path: 
         opened.page.locator("#open-menu").click()
         assert opened.page.evaluate(SMALL) == []
         opened.page.locator("#close-menu").click()
+    elif path.startswith("/reset"):
+        expect(opened.page.locator("[name=again]")).to_be_visible()
     else:
         opened.page.locator("[name=email]").fill("admin0@example.com")
         opened.page.locator("[name=password]").fill("correct horse battery")
@@ -78,7 +80,7 @@ def test_nothing_is_wider_or_smaller_than_a_phone_allows(open_page: Open, path: 
     assert opened.page.evaluate(SMALL) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/agent", "/admin"])
+@pytest.mark.parametrize("path", ["/", "/agent", "/admin", "/reset#token"])
 def test_the_page_follows_the_system_into_the_dark(open_page: Open, path: str) -> None:
     shades = [
         open_page(path, color_scheme=scheme).page.evaluate("getComputedStyle(document.body).backgroundColor")

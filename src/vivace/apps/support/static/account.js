@@ -78,7 +78,7 @@ export function setUpAccount(session, hands) {
     labelled("password", make("input", {
       name: "password", type: "password", required: true, minlength: isNew && "10", maxlength: "256",
       autocomplete: isNew ? "new-password" : "current-password",
-    }), isNew ? "passwordHint" : null),
+    }), isNew ? "passwordHint" : "forgotHint"),
   ];
   const shopOf = () => (hands.tenant ? { tenant: hands.tenant } : {});
 

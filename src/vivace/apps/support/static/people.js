@@ -1,10 +1,11 @@
 // Accounts: who may do what, and new staff.
 
+import { copyButton } from "./copy.js";
 import { make } from "./dom.js";
 import { choice, labelled, makeForm } from "./forms.js";
 import { button } from "./hands.js";
 import { say, wordsOf } from "./language.js";
-import { address, drawGroup, drawHead, drawTable, pageThrough } from "./lists.js";
+import { address, drawGroup, drawHead, drawTable, pageThrough, text } from "./lists.js";
 import { showProblem } from "./problems.js";
 import { age } from "./times.js";
 
@@ -23,12 +24,24 @@ export async function drawPeople(place, { session }) {
     }
     list.start();
   };
+  const link = make("div", { role: "status" });
+  const makeLink = async ({ id, name }) => {
+    problem.hidden = true;
+    try {
+      const { path } = await session.request("POST", `/api/admin/accounts/${encodeURIComponent(id)}/reset`, {});
+      const whole = location.origin + path;
+      link.replaceChildren(text("resetOnce", { name }, ""), make("div", { class: "row secret" }, make("code", {}, whole), copyButton(() => whole)));
+    } catch (error) {
+      showProblem(problem, error);
+    }
+  };
   const own = session.account().id;
   const table = drawTable([
     ["name", ({ name, email }) => [make("div", {}, name), make("div", { class: "quiet" }, email ?? "")], "main"],
     ["role", (account) => (account.role === "guest" || account.id === own ? wordsOf("role", account.role) : drawRole(account, change)), "narrow"],
     ["since", ({ created_at: at }) => age(at), "narrow"],
     ["", (account) => (account.id === own ? null : button(account.disabled ? "enable" : "disable", () => change(account.id, { disabled: !account.disabled }))), "narrow"],
+    ["", (account) => (account.role === "guest" || account.disabled ? null : button("resetLink", () => makeLink(account))), "narrow"],
   ]);
   const list = pageThrough(async (before) => {
     const { accounts, next } = await session.request("GET", address("/api/admin/accounts", { role: role.value, before }));
@@ -36,7 +49,7 @@ export async function drawPeople(place, { session }) {
   }, table, "noPeople");
   role.addEventListener("change", list.start);
   await list.start();
-  place.append(drawHead("section_people", [role]), problem, ...list.nodes, drawGroup("newPerson", drawNew(session, list.start)));
+  place.append(drawHead("section_people", [role]), problem, link, ...list.nodes, drawGroup("newPerson", drawNew(session, list.start)));
 }
 
 function drawRole(account, change) {

@@ -4,7 +4,7 @@ import { say, words } from "./language.js";
 import { ApiError } from "./session.js";
 
 const KNOWN = new Set([
-  "busy", "conflict", "email_taken", "forbidden", "invalid", "not_found", "rate_limited", "signed_out", "too_large", "unreachable",
+  "busy", "conflict", "email_taken", "forbidden", "invalid", "not_found", "passwords_differ", "rate_limited", "reset_gone", "signed_out", "too_large", "unreachable",
   "wrong_credentials",
 ]);
 
