@@ -53,6 +53,16 @@ def test_what_was_not_timed_follows_from_what_was(space: Space, composition: Com
     assert max(map(abs, check_composition(composition, space.config, checks))) < 0.01
 
 
+def test_no_more_is_saved_than_there_is(space: Space) -> None:
+    """The first build met a busy moment: each of the others looks as if it saved what that took."""
+    machine = KnownMachine()
+    builds = [(build, machine.time_build(build, SHAPES)) for build in plan_builds(space, 2, 4)]
+    slow = replace(builds[0][1], ms=tuple(1.3 * ms for ms in builds[0][1].ms))
+    composition = compose(space.config, SHAPES, [(builds[0][0], slow), *builds[1:]])
+    checks = [(build, machine.time_build(build, SHAPES)) for build in plan_checks(space, 2, 4)]
+    assert min(check_composition(composition, space.config, checks)) > -0.5
+
+
 def test_a_mixed_candidate_takes_what_its_parts_take(predictor: Predictor, space: Space) -> None:
     rows: list[tuple[Format, ...]] = [("int8", "int4", "int8", "int4"), ("int4",) * 4, ("int8",) * 4, ("int8",) * 4]
     candidate = replace(space.uniform("int8", settings=EngineSettings(threads=2)), formats=tuple(rows))

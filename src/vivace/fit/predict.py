@@ -40,6 +40,8 @@ from vivace.simulation.traffic import Kind, Tokens, Traffic
 Feature = tuple[str, ...]
 """Something that a step's time or a model's bytes are a multiple of."""
 
+LEAST_SHARE = 0.5
+"""Of a layer's time in int8, what is left at least of it in int4: it reads half the bytes, and multiplies as often."""
 SIMULATED = 400
 """Requests."""
 METRICS = {"ttft": "first_ms", "tpot": "tpot_ms", "total": "total_ms"}
@@ -103,9 +105,31 @@ def compose(
     matrix = np.array([[row.get(name, 0.0) for name in names] for row in rows])
     values = np.array([[*timing.ms, timing.weight_bytes, timing.step_bytes] for _, timing in timed], np.float64)
     found = np.stack([_solve(matrix, values[:, column]) for column in range(values.shape[1])], axis=1)
+    coefficients = _bound(dict(zip(names, found, strict=True)), len(shapes))
     base = np.asarray(timed[0][1].ms)
     ratios = {count: np.asarray(ms) / base for count, ms in (threads or {}).items()}
-    return Composition(tuple(shapes), dict(zip(names, found, strict=True)), ratios)
+    return Composition(tuple(shapes), coefficients, ratios)
+
+
+def _bound(coefficients: dict[Feature, NDArray[np.float64]], shapes: int) -> dict[Feature, NDArray[np.float64]]:
+    """The same with no more time saved than there is to save.
+
+    Each part was timed with all others as they were, and what was lost in noise or in caches adds up over parts.
+    """
+    layer = np.maximum(coefficients[("layer",)][:shapes], 0.0)
+    bounded = {name: values.copy() for name, values in coefficients.items()}
+    for format in {name[2] for name in coefficients if name[0] == "part"}:
+        parts = [name for name in coefficients if name[0] == "part" and name[2] == format]
+        saved = -sum(coefficients[name][:shapes] for name in parts)
+        most = (1 - LEAST_SHARE) * layer
+        scale = np.where(saved > most, most / np.maximum(saved, 1e-12), 1.0)
+        for name in parts:
+            bounded[name][:shapes] *= scale
+    for name in coefficients:
+        if name[0] == "factored":
+            least = (float(name[1]) - 1) * layer
+            bounded[name][:shapes] = np.maximum(bounded[name][:shapes], least)
+    return bounded
 
 
 def features_of(build: Build, config: ModelConfig) -> dict[Feature, float]:
