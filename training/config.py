@@ -123,4 +123,5 @@ RUNS: dict[str, RunConfig] = {
         evaluate_every=40,
     ),
 }
-"""`small` for two CPU cores, `more` to go on from a grown `small` with all layers, `base` for a GPU, `slice` to see the whole program work in a minute."""
+"""`small` for two CPU cores, `more` to go on from a grown `small` with all layers, `base` for a GPU, `slice` to see the
+whole program work in a minute."""

@@ -126,8 +126,8 @@ def _bound(coefficients: dict[Feature, NDArray[np.float64]], shapes: int) -> dic
         for name in parts:
             bounded[name][:shapes] *= scale
     for name in coefficients:
-        if name[0] == "factored":
-            least = (float(name[1]) - 1) * layer
+        if name[0] in ("tables", "factored"):
+            least = 0.0 if name[0] == "tables" else (float(name[1]) - 1) * layer
             bounded[name][:shapes] = np.maximum(bounded[name][:shapes], least)
     return bounded
 
