@@ -9,6 +9,7 @@ import pytest
 
 from tests.apps.support.people import Event, Person, Running, make_config, running
 from vivace.apps.support.hub import Hub
+from vivace.apps.support.pipeline import DRAFTS_COUNTED, FEW_DRAFTS
 
 pytestmark = pytest.mark.anyio
 QUESTION = "How many days do I have to return an item?"
@@ -69,6 +70,27 @@ async def test_without_live_drafts_an_answer_is_seen_only_when_it_was_checked(sh
     reading = asyncio.create_task(collect(guest, conversation, 0, 2))
     await guest.say(conversation, QUESTION)
     assert [event.kind for event in await reading] == ["message", "message"]
+
+
+async def test_drafts_of_a_model_that_are_seldom_the_answer_are_not_shown_until_they_are_again(shop: Running) -> None:
+    guest = await shop.guest()
+    conversation = await guest.start()
+
+    async def ask(model_says: str) -> list[str]:
+        shop.model.say(model_says)
+        last = len((await guest.read(conversation))["messages"])
+        reading = asyncio.create_task(collect(guest, conversation, last, last + 2))
+        await guest.say(conversation, QUESTION)
+        return [event.kind for event in await reading]
+
+    first = await ask("Refunds of 900 euros fly to Mars in 77 minutes.")
+    assert "draft" in first
+    for _ in range(FEW_DRAFTS):
+        later = await ask("Refunds of 900 euros fly to Mars in 77 minutes.")
+    assert "draft" not in later
+    for _ in range(DRAFTS_COUNTED):
+        good = await ask(ANSWER)
+    assert "draft" in good
 
 
 async def test_a_message_sent_twice_is_kept_once(shop: Running) -> None:

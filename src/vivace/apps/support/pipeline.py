@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,9 @@ from vivace.apps.support.timeline import Stopwatch
 from vivace.apps.support.workers import Workers
 from vivace.errors import ModelServerError
 
+DRAFTS_COUNTED = 20
+FEW_DRAFTS = 6
+"""Of so few nothing is concluded."""
 _PLACEHOLDER = re.compile(r"\[(?:card|iban|phone|email|address)\]")
 """Of personal data: nothing to look for."""
 
@@ -106,6 +110,8 @@ class Pipeline:
         self._model = model
         self._clock = clock
         self._places = asyncio.Semaphore(config.max_answers)
+        self._kept: deque[bool] = deque(maxlen=DRAFTS_COUNTED)
+        """Of the last drafts, whether each became the answer."""
 
     async def answer(self, question: Question, is_stopped: Callable[[], bool], *, pressed: bool = False) -> bool:
         """Answer the question, or call a person; whether the conversation changed its state. `pressed`: without the
@@ -215,6 +221,8 @@ class Pipeline:
             return None
         reply = await self._workers.run(_check, understood, draft, ending)
         watch.mark("check")
+        if ending is not None:
+            self._kept.append(reply is not None and reply.source == "model")
         return reply or "low_confidence"
 
     async def _write(
@@ -230,6 +238,7 @@ class Pipeline:
             self._config.max_passage_characters,
         )
         text, ending = "", None
+        shown = understood.settings.live_drafts and self._drafts_are_kept()
         try:
             async with asyncio.timeout(self._config.answer_wait_s):
                 await self._places.acquire()
@@ -246,7 +255,7 @@ class Pipeline:
                         ending = piece
                         continue
                     text += piece
-                    if understood.settings.live_drafts:
+                    if shown:
                         self._hub.extend(understood.conversation.id, understood.message.id, piece)
                         watch.note_first_token()
         except ModelServerError as error:
@@ -255,6 +264,10 @@ class Pipeline:
             self._places.release()
             watch.mark("answer")
         return text, ending
+
+    def _drafts_are_kept(self) -> bool:
+        """Whether most drafts become the answer; of a model whose drafts do not, customers see what was checked alone."""
+        return len(self._kept) < FEW_DRAFTS or sum(self._kept) >= len(self._kept) / 2
 
     async def _post(self, understood: Understood, reply: Reply, watch: Stopwatch) -> None:
         watch.note_first_token()
