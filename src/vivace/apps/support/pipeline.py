@@ -266,7 +266,7 @@ class Pipeline:
         return text, ending
 
     def _drafts_are_kept(self) -> bool:
-        """Whether most drafts become the answer; of a model whose drafts do not, customers see what was checked alone."""
+        """Whether most drafts become the answer. Of a model whose drafts do not, only what was checked is shown."""
         return len(self._kept) < FEW_DRAFTS or sum(self._kept) >= len(self._kept) / 2
 
     async def _post(self, understood: Understood, reply: Reply, watch: Stopwatch) -> None:
