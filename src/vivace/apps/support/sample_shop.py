@@ -30,14 +30,19 @@ ACTIONS = {
     "talk_to_person": "handover",
     "order_status": "orders",
     "refund_status": "orders",
-    "greeting_or_thanks": "reply",
+    "greeting": "reply",
+    "thanks_or_goodbye": "reply",
 }
 """Of intents that are not simply answered."""
 REPLIES = {
-    "greeting_or_thanks": {
+    "greeting": {
+        "en": "Hello, {name}. What can I do for you?",
+        "zh": "您好，{name}。请问有什么可以帮您？",
+    },
+    "thanks_or_goodbye": {
         "en": "You are welcome, {name}. What else can I do for you?",
         "zh": "不客气，{name}。还有什么可以帮您的吗？",
-    }
+    },
 }
 
 
