@@ -22,9 +22,9 @@ from vivace.errors import ConfigError
 
 MAX_BODY_BYTES = 64 * 2**20
 HANDSHAKE_S = 10.0
+"""For TLS: a server that does not speak it may say nothing at all."""
 MAX_WAIT_MS = 10_000.0
 """A server that asks to come back later than that is asked again then."""
-"""For TLS: a server that does not speak it may say nothing at all."""
 
 
 @dataclass(frozen=True, slots=True)

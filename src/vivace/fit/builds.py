@@ -12,7 +12,7 @@ from typing import Any
 
 from vivace.errors import RequestError
 from vivace.fit.measure import Build, Limits, Measurer, StepShape, Timing, count_layers, plan_builds, plan_checks
-from vivace.fit.predict import Demand, find_streams
+from vivace.fit.predict import Demand
 from vivace.fit.space import Format, Space
 from vivace.models.model import Model
 
@@ -67,8 +67,8 @@ def time_builds(
     measurer: Measurer,
     space: Space,
     shapes: Sequence[StepShape],
-    demand: Demand,
     requests: Lookup,
+    streams: int,
     *,
     room_s: float,
     again_s: float,
@@ -77,7 +77,7 @@ def time_builds(
 ) -> BuildTimes:
     """Formats of tables for which there is no room are left out; builds that took less than `again_s` are timed twice.
 
-    `requests` are what prompt lookup is tried on; `tell` is told the share that is done.
+    `requests` are what prompt lookup is tried on, `streams` of them at once; `tell` is told the share that is done.
     """
     layers, most = count_layers(space.config), space.threads[-1]
     begun = clock()
@@ -105,7 +105,7 @@ def time_builds(
         checks=tuple(pairs[len(builds) :]),
         threads=threads,
         limits=measurer.find_limits(timings[0].step_bytes),
-        lookup_gain=measurer.find_lookup_gain(requests, find_streams(demand, 1.0)),
+        lookup_gain=measurer.find_lookup_gain(requests, streams),
     )
 
 

@@ -117,18 +117,19 @@ def _bound(coefficients: dict[Feature, NDArray[np.float64]], shapes: int) -> dic
     Each part was timed with all others as they were, and what was lost in noise or in caches adds up over parts.
     """
     layer = np.maximum(coefficients[("layer",)][:shapes], 0.0)
+    most = (1 - LEAST_SHARE) * layer
     bounded = {name: values.copy() for name, values in coefficients.items()}
-    for format in {name[2] for name in coefficients if name[0] == "part"}:
-        parts = [name for name in coefficients if name[0] == "part" and name[2] == format]
-        saved = -sum(coefficients[name][:shapes] for name in parts)
-        most = (1 - LEAST_SHARE) * layer
+    for format in {name[2] for name in bounded if name[0] == "part"}:
+        parts = [values for name, values in bounded.items() if name[0] == "part" and name[2] == format]
+        saved = -sum(values[:shapes] for values in parts)
         scale = np.where(saved > most, most / np.maximum(saved, 1e-12), 1.0)
-        for name in parts:
-            bounded[name][:shapes] *= scale
-    for name in coefficients:
-        if name[0] in ("tables", "factored"):
-            least = 0.0 if name[0] == "tables" else (float(name[1]) - 1) * layer
-            bounded[name][:shapes] = np.maximum(bounded[name][:shapes], least)
+        for values in parts:
+            values[:shapes] *= scale
+    for name, values in bounded.items():
+        if name[0] == "tables":
+            values[:shapes] = np.maximum(values[:shapes], 0.0)
+        elif name[0] == "factored":
+            values[:shapes] = np.maximum(values[:shapes], (float(name[1]) - 1) * layer)
     return bounded
 
 
